@@ -1,0 +1,102 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A tracked flow: two ends, its name, its place in the table. One flat struct, recycled by the table's slab."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mos.net.packet cimport key_t
+
+cdef enum:
+    CLIENT = 0          # opened the flow; index into flow_t.end
+    SERVER = 1
+
+cdef enum:              # flow_t.end_reason; FlowEnd's reason, in the order of events.spec
+    END_NONE = 0
+    END_FIN = 1
+    END_RST_CLIENT = 2
+    END_RST_SERVER = 3
+    END_IDLE = 4
+    END_EVICTED = 5
+    END_REUSED = 6
+    END_STOPPED = 7
+    END_SHUTDOWN = 8
+
+cdef enum:              # flow_t.flags
+    FLOW_MIDSTREAM = 1      # picked up without its SYN
+    FLOW_ESTABLISHED = 2    # the handshake was seen to complete
+    FLOW_DROPPED = 4        # DROP_FLOW: every further packet is dropped
+    FLOW_RESETTING = 8      # RESET: every further packet is dropped and answered
+    FLOW_CLOSED = 16        # ended by FIN or RST; lingers so that late segments find it
+    FLOW_BYPASSED = 32      # no middlebox wants it any more
+    FLOW_EMBRYONIC = 64     # on the table's embryonic LRU list: evicted first
+
+cdef enum:              # end_t.flags
+    END_SEEN = 1            # this end has sent something: iss, nxt and snd_max are known
+    END_ACKED = 2           # this end has sent an ACK: last_ack and rcv_edge are known
+    END_FIN_SENT = 4        # fin_seq is known
+    END_FIN_DONE = 8        # its FIN was reached in order
+    END_TS = 16             # ts_recent is known
+    END_SACK_OK = 32        # sent SACK-permitted on its SYN
+    END_TS_OK = 64          # sent timestamps on its SYN
+    END_SYN = 128           # its SYN was seen
+    END_PEER_ONLY = 256     # base known from the peer's ACK alone
+
+# One end of a flow, as seen from the middle. For UDP and ICMP only the counters and `offset` are used.
+cdef struct end_t:
+    uint64_t bytes          # link-layer bytes on the wire this end sent
+    uint64_t payload        # transport payload bytes it sent, retransmissions included
+    uint64_t offset         # stream offset of the next byte to deliver from this end
+    uint32_t packets        # packets it sent
+    uint32_t iss            # initial send sequence number (mid-stream: first byte's number - 1)
+    uint32_t nxt            # sequence number that belongs to `offset`: RCV.NXT of its peer
+    uint32_t snd_max        # SND.NXT: highest sequence number sent + 1
+    uint32_t snd_una        # SND.UNA: highest acknowledgement accepted from its peer
+    uint32_t last_ack       # SEG.ACK it sent last
+    uint32_t rcv_edge       # highest RCV.NXT + RCV.WND it ever offered
+    uint32_t wnd            # RCV.WND it offered last, scaled, bytes
+    uint32_t fin_seq        # sequence number of its FIN
+    uint32_t ts_recent      # TS.Recent it keeps for its peer's segments (RFC 7323)
+    uint16_t mss            # 0: not seen
+    uint8_t  state          # tcp.states
+    uint8_t  wscale         # shift of its SYN, 255: none
+    uint16_t flags          # END_*
+    uint16_t hist           # history letters already written (views.history)
+    void    *reasm          # tcp.reasm.reasm_t, NULL until something is out of order, doubtful or retained
+
+cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not armed
+    timer_node_t *next
+    timer_node_t *prev
+    int64_t  when           # ns
+    uint64_t order          # arming ordinal: timers due at the same ns fire in this order
+
+cdef enum:
+    HIST_LEN = 20
+
+cdef struct flow_t:
+    key_t    key            # as the client's wire side names it
+    uint32_t slot           # its ordinal in the slab
+    uint64_t id             # 1-based ordinal of the flow, never reused
+    uint64_t mask           # event kinds somebody wants of this flow
+    int64_t  first_ns
+    int64_t  last_ns
+    uint32_t set_id         # bus: interned set of attached handlers
+    uint32_t lru_next       # table: LRU neighbours, NIL at the ends
+    uint32_t lru_prev
+    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
+    uint8_t  client_hi      # 1: the client is the key's hi half
+    uint8_t  proto
+    uint8_t  end_reason     # END_*; set at close, told at FlowEnd
+    uint8_t  flags          # FLOW_*
+    uint8_t  policy         # overlap policy (tcp.reasm)
+    uint8_t  dirty          # slots were written since the packet began
+    uint8_t  hist_len
+    uint8_t  spare
+    uint32_t version        # of the slots: counts committed changes
+    char     hist[HIST_LEN]
+    timer_node_t timer      # idle timer
+    void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
+    void    *extra          # tcp.extra trouble_t: rare counters, NULL until needed
+    void    *view           # the Python Flow, NULL until somebody asks (owned reference)
+    void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
+    end_t    end[2]         # CLIENT, SERVER
+
+cdef inline int flow_side(const flow_t *f, uint8_t from_hi) noexcept nogil:
+    """CLIENT or SERVER: who of `f` sent a packet with this `from_hi`."""
+    return CLIENT if from_hi == f.client_hi else SERVER

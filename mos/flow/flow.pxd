@@ -97,6 +97,25 @@ cdef struct flow_t:
     void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
     end_t    end[2]         # CLIENT, SERVER
 
+# A further name of a flow: what it is called on the server's side of the NF at `position` (a NAT). Sorted by position.
+cdef struct alias_t:
+    key_t    key
+    alias_t *next
+    uint16_t position       # NFs behind it (greater positions) see this name, it and those before it the one before
+    uint8_t  client_hi      # 1: the client is this key's hi half
+    uint8_t  in_table       # 1: packets are looked up by it
+
+cdef inline const key_t *flow_name_at(const flow_t *f, uint16_t position, uint8_t *client_hi) noexcept nogil:
+    """The name under which the NF at `position` knows the flow, and which half of it is the client."""
+    cdef const key_t *k = &f.key
+    cdef const alias_t *a = <const alias_t *>f.alias
+    client_hi[0] = f.client_hi
+    while a != NULL and a.position < position:
+        k = &a.key
+        client_hi[0] = a.client_hi
+        a = a.next
+    return k
+
 cdef inline int flow_side(const flow_t *f, uint8_t from_hi) noexcept nogil:
     """CLIENT or SERVER: who of `f` sent a packet with this `from_hi`."""
     return CLIENT if from_hi == f.client_hi else SERVER

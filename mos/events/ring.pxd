@@ -44,3 +44,30 @@ cdef struct ring_t:
     uint32_t n
     uint32_t lost       # events that found the ring full: a bug if ever not 0, reported in the counters
     event_t  ev[RING_CAP]
+
+cdef inline event_t *ring_add(ring_t *r, uint64_t want, int kind, flow_t *f, const pkt_t *p, int64_t now, int side,
+                              int to_server) noexcept nogil:
+    """A new event at the end of the ring for the caller to fill in, or NULL: nobody wants this kind."""
+    if not (want >> kind) & 1:
+        return NULL
+    if r.n == RING_CAP:
+        r.lost += 1
+        return NULL
+    cdef event_t *e = &r.ev[r.n]
+    r.n += 1
+    e.size = sizeof(event_t)
+    e.kind = <uint8_t>kind
+    e.at = AT_SENDER
+    e.to_server = <uint8_t>to_server
+    e.cause = e.flags = e.old = e.new = 0
+    e.side = <uint8_t>side
+    e.position = 0
+    e.segs = 1
+    e.flow = f
+    e.pkt = p
+    e.now = now
+    e.offset = e.length = 0
+    e.data = e.old_data = NULL
+    e.arg = 0
+    e.obj = NULL
+    return e

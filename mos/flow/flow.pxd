@@ -53,6 +53,9 @@ cdef struct end_t:
     uint32_t wnd            # RCV.WND it offered last, scaled, bytes
     uint32_t fin_seq        # sequence number of its FIN
     uint32_t ts_recent      # TS.Recent it keeps for its peer's segments (RFC 7323)
+    uint32_t rtt_seq        # an ACK at or above it ends the RTT sample under way
+    uint32_t rtt_start_us   # when that sample began, us after first_ns (wraps); 0: none under way
+    uint32_t srtt_us        # smoothed round trip from the middle to its peer and back (RFC 6298), 0: none yet
     uint16_t mss            # 0: not seen
     uint8_t  state          # tcp.states
     uint8_t  wscale         # shift of its SYN, 255: none

@@ -1,0 +1,90 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""One direction's bytes: what is queued out of order, parked as doubtful, retained. Numbers and pointers in, a plan out.
+
+`probe` says what a segment would deliver and changes nothing; `commit` makes it so. Dropping a packet is not committing.
+Offsets are 64-bit stream offsets; the caller converts sequence numbers. Nothing here knows flows or events.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+
+cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
+    seg_t   *next
+    uint64_t off
+    uint32_t len
+    uint8_t  doubtful
+
+cdef struct budget_t:       # memory of all reassembly of one stack
+    uint64_t used
+    uint64_t peak
+    uint64_t cap
+    uint64_t refused        # segments that found it exhausted
+
+cdef struct limits_t:       # per direction
+    uint64_t bytes          # queued out of order
+    uint32_t segs           # queued segments
+    uint32_t doubt_bytes    # parked as doubtful
+    uint32_t keep           # delivered bytes retained for comparison, 0: none
+
+cdef struct reasm_t:
+    seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
+    seg_t   *tail
+    seg_t   *doubt          # parked: arrival order, may overlap
+    uint64_t bytes          # in the queue
+    uint64_t doubt_bytes
+    uint32_t segs
+    uint32_t doubts
+    uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
+    int64_t  hole_ns        # when the present hole appeared, 0: none
+    int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
+    uint8_t *kept           # ring of the last delivered bytes, ending at kept_to
+    uint64_t kept_to
+    uint32_t kept_len
+    uint32_t kept_cap
+
+cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
+    uint64_t off
+    const uint8_t *data
+    uint32_t len
+    uint8_t  doubtful
+    uint8_t  is_new         # out of the segment at hand, not the queue
+
+cdef struct conflict_t:
+    uint64_t off
+    uint32_t len
+    const uint8_t *old
+    const uint8_t *new
+
+cdef enum:
+    PLAN_CONFLICTS = 8      # ranges told apart per segment; further ones only count as bytes
+
+cdef struct plan_t:
+    uint64_t next           # delivered offset before
+    uint64_t to             # delivered offset after commit
+    uint64_t off            # the segment, trimmed to what lies at or above `next`
+    uint32_t len
+    const uint8_t *data
+    uint32_t dup            # bytes of the whole segment that were delivered or queued before
+    uint8_t  policy
+    uint8_t  over           # it would not fit the limits: commit refuses it
+    uint8_t  doubtful
+    uint32_t nconf
+    uint32_t conflict_bytes
+    uint32_t n
+    uint32_t cap
+    piece_t *pieces
+    conflict_t conf[PLAN_CONFLICTS]
+    uint8_t  old_copy[2048] # contiguous copy of retained bytes that conflict (the ring may wrap)
+
+cdef void plan_init(plan_t *p) noexcept nogil
+cdef void plan_free(plan_t *p) noexcept nogil
+cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t next, uint64_t off, const uint8_t *data,
+                      uint32_t len, uint8_t policy) noexcept nogil
+cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil
+cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
+cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil
+cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil
+cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil
+cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil
+cdef void reasm_skip(reasm_t *r, budget_t *b, uint64_t next) noexcept nogil
+cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil
+cdef bint reasm_invariants(const reasm_t *r, uint64_t next) noexcept nogil
+cdef int policy_index(name) except -1

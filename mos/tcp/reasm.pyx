@@ -1,0 +1,515 @@
+"""Reassembly of one direction (contract in reasm.pxd; RFC 9293 section 3.10.7.4, overlaps by mos.tcp.policies)."""
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+from mos.tcp import policies
+
+cdef enum:
+    RELATION_COUNT = 9
+    NO_HOLE = 0
+
+cdef uint8_t[16 * RELATION_COUNT] new_wins
+for _i, _wins in enumerate(policies.table()):
+    new_wins[_i] = _wins
+
+
+cdef int policy_index(name) except -1:
+    """Number of an overlap policy; ValueError names the choices."""
+    try:
+        return policies.POLICIES.index(name)
+    except ValueError:
+        raise ValueError(f"unknown overlap policy {name!r}; choose one of {', '.join(policies.POLICIES)}") from None
+
+
+cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
+    return <uint8_t *>s + sizeof(seg_t)
+
+
+cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
+    return s.off + s.len
+
+
+cdef int relation(uint64_t a, uint64_t b, uint64_t x, uint64_t y) noexcept nogil:
+    """Column of policies.RELATIONS for NEW [a, b) against OLD [x, y)."""
+    if a == x:
+        return 0 if b == y else 1 if b < y else 2
+    if a > x:
+        return 3 if b == y else 5 if b < y else 8
+    return 4 if b == y else 6 if b > y else 7
+
+
+cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
+    cdef size_t size = sizeof(seg_t) + n
+    cdef seg_t *s
+    if b.used + size > b.cap:
+        b.refused += 1
+        return NULL
+    s = <seg_t *>malloc(size)
+    if s == NULL:
+        b.refused += 1
+        return NULL
+    b.used += size
+    if b.used > b.peak:
+        b.peak = b.used
+    s.next = NULL
+    s.off = off
+    s.len = n
+    s.doubtful = doubtful
+    memcpy(seg_data(s), data, n)
+    return s
+
+
+cdef void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
+    b.used -= sizeof(seg_t) + s.len
+    free(s)
+
+
+cdef reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
+    if r[0] == NULL:
+        if b.used + sizeof(reasm_t) > b.cap:
+            b.refused += 1
+            return NULL
+        r[0] = <reasm_t *>calloc(1, sizeof(reasm_t))
+        if r[0] != NULL:
+            b.used += sizeof(reasm_t)
+            if b.used > b.peak:
+                b.peak = b.used
+    return r[0]
+
+
+cdef void plan_init(plan_t *p) noexcept nogil:
+    p.n = p.cap = 0
+    p.pieces = NULL
+
+
+cdef void plan_free(plan_t *p) noexcept nogil:
+    free(p.pieces)
+    p.pieces = NULL
+    p.cap = 0
+
+
+cdef int plan_add(plan_t *p, uint64_t off, const uint8_t *data, uint64_t n, uint8_t doubtful, uint8_t is_new) noexcept nogil:
+    cdef uint32_t cap
+    cdef piece_t *bigger
+    if n == 0:
+        return 0
+    if p.n == p.cap:
+        cap = p.cap * 2 if p.cap else 16
+        bigger = <piece_t *>realloc(p.pieces, cap * sizeof(piece_t))
+        if bigger == NULL:
+            return -1
+        p.pieces = bigger
+        p.cap = cap
+    p.pieces[p.n].off = off
+    p.pieces[p.n].data = data
+    p.pieces[p.n].len = <uint32_t>n
+    p.pieces[p.n].doubtful = doubtful
+    p.pieces[p.n].is_new = is_new
+    p.n += 1
+    p.to = off + n
+    return 0
+
+
+cdef void note_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
+    """Remember the range in which `old` and `new` differ, from its first to its last differing byte."""
+    cdef uint64_t i = 0, last, k
+    if memcmp(old, new, n) == 0:
+        return
+    while old[i] == new[i]:
+        i += 1
+    last = n - 1
+    while old[last] == new[last]:
+        last -= 1
+    for k in range(i, last + 1):
+        p.conflict_bytes += old[k] != new[k]
+    if p.nconf < PLAN_CONFLICTS:
+        p.conf[p.nconf].off = off + i
+        p.conf[p.nconf].len = <uint32_t>(last + 1 - i)
+        p.conf[p.nconf].old = old + i
+        p.conf[p.nconf].new = new + i
+        p.nconf += 1
+
+
+cdef void compare_kept(const reasm_t *r, plan_t *p, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
+    """Compare bytes that were delivered before with the copy retained, as far as it reaches."""
+    cdef uint64_t lo, hi, at
+    cdef uint32_t i, count
+    if r == NULL or r.kept_len == 0:
+        return
+    lo = max(off, r.kept_to - r.kept_len)
+    hi = min(off + n, r.kept_to)
+    if lo >= hi:
+        return
+    count = <uint32_t>min(hi - lo, <uint64_t>sizeof(p.old_copy))
+    for i in range(count):
+        at = (lo + i) % r.kept_cap
+        p.old_copy[i] = r.kept[at]
+    note_conflict(p, lo, p.old_copy, data + (lo - off), count)
+
+
+cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept nogil:
+    """The winners from `next` on: the segment and queued bytes by policy, then whatever the queue continues with."""
+    cdef uint64_t a = p.off, b = p.off + p.len, pos = p.off, hi
+    cdef seg_t *s = r.head if r != NULL else NULL
+    while s != NULL and s.off < b:
+        if s.off > pos:
+            plan_add(p, pos, p.data + (pos - a), s.off - pos, p.doubtful, 1)
+            pos = s.off
+        hi = min(seg_end(s), b)
+        if wins[relation(a, b, s.off, seg_end(s))]:
+            plan_add(p, pos, p.data + (pos - a), hi - pos, p.doubtful, 1)
+        else:
+            plan_add(p, pos, seg_data(s) + (pos - s.off), hi - pos, s.doubtful, 0)
+        pos = hi
+        if seg_end(s) > b:
+            plan_add(p, b, seg_data(s) + (b - s.off), seg_end(s) - b, s.doubtful, 0)
+            pos = seg_end(s)
+        s = s.next
+    if pos < b:
+        plan_add(p, pos, p.data + (pos - a), b - pos, p.doubtful, 1)
+        pos = b
+    while s != NULL and s.off == pos:
+        plan_add(p, pos, seg_data(s), s.len, s.doubtful, 0)
+        pos = seg_end(s)
+        s = s.next
+
+
+cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t next, uint64_t off, const uint8_t *data,
+                      uint32_t len, uint8_t policy) noexcept nogil:
+    """Fill `p` with what [off, off + len) would deliver when everything below `next` has been. Reads only."""
+    cdef uint32_t cut
+    cdef uint64_t lo, hi
+    cdef seg_t *s
+    p.next = p.to = next
+    p.n = p.nconf = p.conflict_bytes = p.dup = 0
+    p.policy = policy
+    p.over = p.doubtful = 0
+    if off < next:
+        cut = <uint32_t>min(<uint64_t>len, next - off)
+        p.dup = cut
+        compare_kept(r, p, off, data, cut)
+        off += cut
+        data += cut
+        len -= cut
+    p.off = off
+    p.len = len
+    p.data = data
+    if len == 0:
+        return
+    s = r.head if r != NULL else NULL
+    while s != NULL and s.off < off + len:
+        lo = max(off, s.off)
+        hi = min(off + len, seg_end(s))
+        if lo < hi:
+            p.dup += <uint32_t>(hi - lo)
+            note_conflict(p, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
+        s = s.next
+    if off == next:
+        plan_pieces(r, p, &new_wins[policy * RELATION_COUNT])
+    elif r != NULL and (r.bytes + len > lim.bytes or r.segs >= lim.segs):
+        p.over = 1
+    elif len > lim.bytes:
+        p.over = 1
+
+
+cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
+    """Queue the plan's segment: overwrite where it wins, fill what nobody holds. -1: memory ran out midway."""
+    cdef uint64_t lo = p.off, a = p.off, end = p.off + p.len, hi, old_end
+    cdef const uint8_t *wins = &new_wins[p.policy * RELATION_COUNT]
+    cdef seg_t *prev = NULL
+    cdef seg_t *s = r.head
+    cdef seg_t *fresh
+    if r.tail != NULL and seg_end(r.tail) <= lo:
+        prev, s = r.tail, NULL
+    while lo < end:
+        while s != NULL and seg_end(s) <= lo:
+            prev, s = s, s.next
+        if s == NULL or s.off > lo:
+            hi = end if s == NULL else min(end, s.off)
+            fresh = seg_new(b, lo, p.data + (lo - a), <uint32_t>(hi - lo), p.doubtful)
+            if fresh == NULL:
+                return -1
+            fresh.next = s
+            if prev == NULL:
+                r.head = fresh
+            else:
+                prev.next = fresh
+            if s == NULL:
+                r.tail = fresh
+            r.bytes += hi - lo
+            r.segs += 1
+            prev = fresh
+            lo = hi
+        else:
+            old_end = seg_end(s)
+            hi = min(end, old_end)
+            if wins[relation(a, end, s.off, old_end)]:
+                memcpy(seg_data(s) + (lo - s.off), p.data + (lo - a), hi - lo)
+            lo = hi
+            prev, s = s, s.next
+    return 0
+
+
+cdef void drop_below(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
+    """Free queued segments that end at or below `to` and parked ones likewise; `to` never cuts a queued one."""
+    cdef seg_t *s
+    cdef seg_t **at
+    while r.head != NULL and seg_end(r.head) <= to:
+        s = r.head
+        r.head = s.next
+        r.bytes -= s.len
+        r.segs -= 1
+        seg_drop(b, s)
+    if r.head == NULL:
+        r.tail = NULL
+    at = &r.doubt
+    while at[0] != NULL:
+        s = at[0]
+        if seg_end(s) <= to:
+            at[0] = s.next
+            r.doubt_bytes -= s.len
+            r.doubts -= 1
+            seg_drop(b, s)
+        else:
+            at = &s.next
+
+
+cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil:
+    """Make the plan true: forget what it delivered, or queue its segment. -1: it did not fit, nothing is promised of it."""
+    cdef reasm_t *q = r[0]
+    if p.to > p.next:
+        if q != NULL:
+            drop_below(q, b, p.to)
+            q.acked_ns = 0
+            q.hole_ns = now if q.head != NULL else 0
+        return 0
+    if p.len == 0:
+        return 0
+    if p.over:
+        return -1
+    q = reasm_open(r, b)
+    if q == NULL:
+        return -1
+    if q.head == NULL:
+        q.hole_ns = now
+    return insert(q, p, b)
+
+
+cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil:
+    """Fill `p` with what the queue alone can deliver at `next` (after an adoption or a skipped hole)."""
+    p.next = p.to = p.off = next
+    p.len = p.n = p.nconf = p.conflict_bytes = p.dup = 0
+    p.over = p.doubtful = 0
+    p.data = NULL
+    plan_pieces(r, p, &new_wins[0])
+
+
+cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil:
+    """Keep a refused segment's bytes until the receiver's ACK tells. Too many: the oldest go. -1: no memory or too long."""
+    cdef reasm_t *q
+    cdef seg_t *s
+    cdef seg_t **at
+    if len == 0 or len > lim.doubt_bytes:
+        return -1
+    q = reasm_open(r, b)
+    if q == NULL:
+        return -1
+    while q.doubt != NULL and q.doubt_bytes + len > lim.doubt_bytes:
+        s = q.doubt
+        q.doubt = s.next
+        q.doubt_bytes -= s.len
+        q.doubts -= 1
+        seg_drop(b, s)
+    s = seg_new(b, off, data, len, 1)
+    if s == NULL:
+        return -1
+    at = &q.doubt
+    while at[0] != NULL:
+        at = &at[0].next
+    at[0] = s
+    q.doubt_bytes += len
+    q.doubts += 1
+    return 0
+
+
+cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil:
+    """Queue the parked bytes within [lo, hi) that nothing queued covers: the receiver has acknowledged them."""
+    cdef seg_t *s = r.doubt
+    cdef plan_t p
+    cdef uint64_t a, e
+    cdef int taken = 0
+    lo = max(lo, next)
+    while s != NULL:
+        a = max(s.off, lo)
+        e = min(seg_end(s), hi)
+        if a < e:
+            p.off = a
+            p.len = <uint32_t>(e - a)
+            p.data = seg_data(s) + (a - s.off)
+            p.policy = 0
+            p.doubtful = 1
+            if insert(r, &p, b) == 0:
+                taken += 1
+        s = s.next
+    return taken
+
+
+cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil:
+    """Bytes missing between `next` and the first queued byte; 0: nothing is queued."""
+    return r.head.off - next if r != NULL and r.head != NULL else NO_HOLE
+
+
+cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil:
+    """Retain delivered bytes that end at offset `end`, so that a retransmission can be compared with them."""
+    cdef reasm_t *q = reasm_open(r, b)
+    cdef uint32_t skip, i, first
+    cdef uint64_t start
+    if q == NULL:
+        return -1
+    if q.kept == NULL:
+        if b.used + lim.keep > b.cap:
+            b.refused += 1
+            return -1
+        q.kept = <uint8_t *>malloc(lim.keep)
+        if q.kept == NULL:
+            return -1
+        b.used += lim.keep
+        q.kept_cap = lim.keep
+    if q.kept_len and q.kept_to != end - len:
+        q.kept_len = 0
+    skip = len - q.kept_cap if len > q.kept_cap else 0
+    start = end - len + skip
+    i = <uint32_t>(start % q.kept_cap)
+    first = min(len - skip, q.kept_cap - i)
+    memcpy(q.kept + i, data + skip, first)
+    memcpy(q.kept, data + skip + first, len - skip - first)
+    q.kept_to = end
+    q.kept_len = min(q.kept_cap, q.kept_len + len)
+    return 0
+
+
+cdef void reasm_skip(reasm_t *r, budget_t *b, uint64_t next) noexcept nogil:
+    """A hole up to `next` was given up."""
+    drop_below(r, b, next)
+    r.acked_ns = 0
+    if r.head == NULL:
+        r.hole_ns = 0
+
+
+cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
+    """Release everything the direction holds."""
+    cdef seg_t *s
+    cdef seg_t *following
+    cdef seg_t *lists[2]
+    cdef int i
+    if r[0] == NULL:
+        return
+    lists[0] = r[0].head
+    lists[1] = r[0].doubt
+    for i in range(2):
+        s = lists[i]
+        while s != NULL:
+            following = s.next
+            seg_drop(b, s)
+            s = following
+    if r[0].kept != NULL:
+        b.used -= r[0].kept_cap
+        free(r[0].kept)
+    b.used -= sizeof(reasm_t)
+    free(r[0])
+    r[0] = NULL
+
+
+cdef bint reasm_invariants(const reasm_t *r, uint64_t next) noexcept nogil:
+    """Queue sorted, disjoint, above `next`; counts true. For tests and debug builds."""
+    cdef seg_t *s
+    cdef seg_t *last = NULL
+    cdef uint64_t total = 0, at = next
+    cdef uint32_t n = 0
+    if r == NULL:
+        return True
+    s = r.head
+    while s != NULL:
+        if s.len == 0 or s.off < at or (n == 0 and s.off <= next):
+            return False
+        at = seg_end(s)
+        total += s.len
+        n += 1
+        last = s
+        s = s.next
+    return total == r.bytes and n == r.segs and last == r.tail
+
+
+cdef class Reassembler:
+    """One direction as a Python object: what the model tests drive. `write` probes, and commits unless told not to."""
+    cdef reasm_t *r
+    cdef plan_t p
+    cdef limits_t lim
+    cdef budget_t b
+    cdef uint64_t next
+    cdef uint8_t policy
+
+    def __cinit__(self, policy="first", limit=1 << 20, segments=4096, keep=0, budget=1 << 30):
+        plan_init(&self.p)
+        self.lim.bytes = limit
+        self.lim.segs = segments
+        self.lim.doubt_bytes = 65536
+        self.lim.keep = keep
+        self.b.cap = budget
+        self.policy = policy_index(policy)
+
+    def __dealloc__(self):
+        reasm_free(&self.r, &self.b)
+        plan_free(&self.p)
+
+    def write(self, uint64_t offset, bytes data, commit=True):
+        """The bytes it delivers, or None where it was refused. Raises AssertionError when an invariant breaks."""
+        cdef uint32_t i
+        cdef int rc = 0
+        reasm_probe(self.r, &self.p, &self.lim, self.next, offset, data, <uint32_t>len(data), self.policy)
+        out = b"".join([self.p.pieces[i].data[:self.p.pieces[i].len] for i in range(self.p.n)])
+        assert self.p.to - self.next == len(out)
+        if commit:
+            rc = reasm_commit(&self.r, &self.p, &self.b, 1)
+            self.next = self.p.to
+            if rc == 0 and self.lim.keep and out:
+                reasm_keep(&self.r, &self.lim, &self.b, out, <uint32_t>len(out), self.next)
+        assert reasm_invariants(self.r, self.next)
+        return out if rc == 0 else None
+
+    def park(self, uint64_t offset, bytes data):
+        """Park doubtful bytes; True if there was room."""
+        return reasm_park(&self.r, &self.lim, &self.b, offset, data, <uint32_t>len(data)) == 0
+
+    def acked(self, uint64_t to):
+        """The receiver acknowledged up to `to`: adopt what is parked, deliver what is whole."""
+        cdef uint32_t i
+        if self.r == NULL:
+            return b""
+        reasm_adopt(self.r, &self.b, self.next, self.next, to)
+        reasm_ready(self.r, &self.p, self.next)
+        out = b"".join([self.p.pieces[i].data[:self.p.pieces[i].len] for i in range(self.p.n)])
+        reasm_commit(&self.r, &self.p, &self.b, 1)
+        self.next = self.p.to
+        assert reasm_invariants(self.r, self.next)
+        return out
+
+    def skip(self):
+        """Give up the hole before the first queued byte; (its length, what then is delivered)."""
+        hole = reasm_hole(self.r, self.next)
+        self.next += hole
+        return hole, self.acked(self.next)
+
+    @property
+    def conflicts(self):
+        """Of the last write: [(offset, old, new)]."""
+        cdef uint32_t i
+        return [(self.p.conf[i].off, self.p.conf[i].old[:self.p.conf[i].len], self.p.conf[i].new[:self.p.conf[i].len])
+                for i in range(self.p.nconf)]
+
+    @property
+    def state(self):
+        """Delivered offset, queued bytes and segments, memory in use."""
+        return {"next": self.next, "queued": self.r.bytes if self.r != NULL else 0,
+                "segments": self.r.segs if self.r != NULL else 0, "parked": self.r.doubts if self.r != NULL else 0,
+                "duplicate": self.p.dup, "used": self.b.used}

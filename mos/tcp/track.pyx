@@ -1,0 +1,335 @@
+"""Simulation of both TCP ends (RFC 9293 section 3.10; windows and timestamps RFC 7323; round trips RFC 6298)."""
+from mos.events.kinds cimport (
+    KIND_DUPLICATE_ACK, KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE,
+    KIND_ZERO_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
+    STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT, STATE_TIME_WAIT)
+from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
+from mos.flow.flow cimport (
+    CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
+    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
+from mos.net.packet cimport (
+    OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN)
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
+from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
+
+from mos.tcp import states
+
+cdef enum:                  # rows of the transition table; order of states.INPUTS
+    SND_SYN = 0
+    SND_SYN_ACK = 1
+    SND_FIN = 2
+    SND_RST = 3
+    RCV_SYN = 4
+    RCV_SYN_ACK = 5
+    RCV_ACK_OF_SYN = 6
+    RCV_FIN = 7
+    RCV_ACK_OF_FIN = 8
+    RCV_RST = 9
+    TIMEOUT = 10
+    NINPUTS = 11
+    NSTATES = 11
+
+cdef enum:
+    NO_SCALE = 255
+    LOOSE_SCALE = 14        # the largest legal shift (RFC 7323 section 2.3): assumed where no SYN told
+
+cdef uint8_t[NSTATES * NINPUTS] transition
+for _i, _s in enumerate(states.matrix()):
+    transition[_i] = _s
+
+cdef const char *HISTORY = b"SHADFRCGTWI"
+
+
+cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
+    """Write a letter of Zeek's connection history once per side; the client's in capitals."""
+    if f.end[side].hist >> letter & 1:
+        return
+    f.end[side].hist |= 1 << letter
+    if f.hist_len < HIST_LEN:
+        f.hist[f.hist_len] = HISTORY[letter] + (32 if side == SERVER else 0)
+        f.hist_len += 1
+
+
+cdef void step(scene_t *c, int side, int cause, int at) noexcept nogil:
+    """One input to one end's state machine."""
+    cdef end_t *end = &c.flow.end[side]
+    cdef uint8_t new = transition[end.state * NINPUTS + cause]
+    cdef event_t *e
+    if new == end.state:
+        return
+    e = ring_add(c.ring, c.want, KIND_TCP_STATE_CHANGE, c.flow, c.pkt, c.now, side, c.to_server)
+    if e != NULL:
+        e.at = <uint8_t>at
+        e.old = end.state
+        e.new = new
+    end.state = new
+
+
+cdef void note_established(scene_t *c) noexcept nogil:
+    cdef flow_t *f = c.flow
+    if f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
+        return
+    f.flags |= FLOW_ESTABLISHED
+    f.rtt_us = <uint32_t>min((c.now - f.first_ns) // 1000, 0xffffffff)
+    ring_add(c.ring, c.want, KIND_FLOW_ESTABLISHED, f, c.pkt, c.now, c.s, c.to_server)
+
+
+cdef inline int scale_of(const flow_t *f, int side) noexcept nogil:
+    """Shift of the windows `side` offers: its own if both SYNs asked for scaling, the loosest if its SYN was not seen."""
+    cdef const end_t *e = &f.end[side]
+    cdef const end_t *peer = &f.end[1 - side]
+    if not e.flags & END_SYN:
+        return LOOSE_SCALE
+    if e.wscale == NO_SCALE or (peer.flags & END_SYN and peer.wscale == NO_SCALE):
+        return 0
+    return min(e.wscale, LOOSE_SCALE)
+
+
+cdef void set_base(end_t *e, uint32_t first) noexcept nogil:
+    """The end's stream begins at sequence number `first`."""
+    e.iss = first - 1
+    e.nxt = e.snd_max = e.snd_una = first
+    e.offset = 0
+    e.flags |= END_SEEN
+
+
+cdef void track_open(flow_t *f, const pkt_t *p, int midstream) noexcept nogil:
+    """States of a new flow before its first packet is tracked."""
+    f.end[CLIENT].wscale = f.end[SERVER].wscale = NO_SCALE
+    if not midstream:
+        f.end[CLIENT].state = STATE_CLOSED
+        f.end[SERVER].state = STATE_LISTEN
+    elif p.tcp_flags & TCP_SYN:
+        f.end[CLIENT].state = STATE_SYN_SENT
+        f.end[SERVER].state = STATE_SYN_RECEIVED
+        set_base(&f.end[CLIENT], p.ack)
+        f.end[CLIENT].flags |= END_PEER_ONLY
+    else:
+        f.end[CLIENT].state = f.end[SERVER].state = STATE_ESTABLISHED
+
+
+cdef void open_syn(end_t *S, const pkt_t *p) noexcept nogil:
+    """What a SYN tells about the end that sends it."""
+    if not S.flags & END_SEEN:
+        set_base(S, p.seq + 1)
+    S.iss = p.seq
+    S.flags |= END_SYN
+    S.flags &= ~END_PEER_ONLY
+    S.wscale = p.wscale if p.opts & OPT_WSCALE else NO_SCALE
+    if p.opts & OPT_MSS:
+        S.mss = p.mss
+    if p.opts & OPT_SACK_OK:
+        S.flags |= END_SACK_OK
+    if p.opts & OPT_TS:
+        S.flags |= END_TS_OK
+
+
+cdef void infer_handshake(scene_t *c) noexcept nogil:
+    """A segment past the handshake from an end whose handshake was not seen to finish: it did, the tap missed it."""
+    cdef flow_t *f = c.flow
+    cdef end_t *R = &f.end[1 - c.s]
+    if f.end[c.s].state == STATE_SYN_SENT:
+        if not R.flags & END_SEEN:
+            set_base(R, c.pkt.ack)
+            R.flags |= END_PEER_ONLY
+        step(c, c.s, RCV_SYN_ACK, AT_SENDER)
+    elif f.end[c.s].state == STATE_LISTEN or f.end[c.s].state == STATE_SYN_RECEIVED:
+        if c.truth == 0 and c.s == SERVER and c.pkt.payload_len:
+            step(c, c.s, RCV_SYN, AT_SENDER)
+            step(c, c.s, RCV_ACK_OF_SYN, AT_SENDER)
+            if f.end[CLIENT].state == STATE_SYN_SENT:
+                step(c, CLIENT, RCV_SYN_ACK, AT_SENDER)
+
+
+cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept nogil:
+    """Raise Retransmission if the segment begins below SND.NXT (before it is raised by this very segment)."""
+    cdef flow_t *f = c.flow
+    cdef end_t *S = &f.end[c.s]
+    cdef end_t *R = &f.end[1 - c.s]
+    cdef const pkt_t *p = c.pkt
+    cdef uint32_t again
+    cdef int kind
+    cdef side_trouble_t *t
+    cdef event_t *e
+    if seq_ge(p.seq, S.snd_max):
+        return
+    if length == 0:
+        if has_fin and S.flags & END_FIN_SENT:
+            kind = REXMIT_FIN
+        elif p.seq == S.snd_max - 1 and not has_fin and not S.flags & END_FIN_SENT and R.flags & END_ACKED:
+            kind = REXMIT_KEEP_ALIVE
+        else:
+            return
+        again = 0
+    else:
+        again = min(length, S.snd_max - p.seq)
+        kind = REXMIT_FULL if again == length else REXMIT_PARTIAL
+        if length == 1 and again == 1:
+            if R.wnd == 0 and R.flags & END_ACKED:
+                kind = REXMIT_ZERO_WINDOW_PROBE
+            elif p.seq == S.snd_max - 1 and S.snd_una == S.snd_max:
+                kind = REXMIT_KEEP_ALIVE
+    S.rtt_start_us = 0
+    if trouble_of(f) != NULL:
+        t = &(<trouble_t *>f.extra).side[c.s]
+        t.rexmit_packets += 1
+        t.rexmit_bytes += again
+    if length:
+        history_add(f, c.s, HIST_REXMIT)
+    e = ring_add(c.ring, c.want, KIND_RETRANSMISSION, f, p, c.now, c.s, c.to_server)
+    if e != NULL:
+        e.cause = <uint8_t>kind
+        e.offset = S.offset + <uint64_t><int64_t>seq_diff(p.seq, S.nxt)
+        e.length = again
+        e.data = p.payload if p.payload_cap >= again else NULL
+
+
+cdef void track_duplicate_syn(scene_t *c) noexcept nogil:
+    """A SYN or SYN-ACK seen before: nothing changes but the counters."""
+    cdef event_t *e
+    if trouble_of(c.flow) != NULL:
+        (<trouble_t *>c.flow.extra).side[c.s].rexmit_packets += 1
+    e = ring_add(c.ring, c.want, KIND_RETRANSMISSION, c.flow, c.pkt, c.now, c.s, c.to_server)
+    if e != NULL:
+        e.cause = REXMIT_SYN
+        e.length = 1
+
+
+cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
+    """What the ACK and window of the segment tell about its sender; duplicate ACKs by RFC 5681 section 2."""
+    cdef flow_t *f = c.flow
+    cdef end_t *S = &f.end[c.s]
+    cdef end_t *R = &f.end[1 - c.s]
+    cdef const pkt_t *p = c.pkt
+    cdef uint32_t wnd = p.wnd
+    cdef uint32_t before = S.wnd
+    cdef int known = S.flags & END_ACKED
+    cdef side_trouble_t *t
+    cdef event_t *e
+    if not p.tcp_flags & TCP_SYN:
+        wnd = wnd << scale_of(f, c.s)
+    if known and pure and p.ack == S.last_ack:
+        if wnd == before and R.flags & END_SEEN and seq_gt(R.snd_max, p.ack):
+            if trouble_of(f) != NULL:
+                t = &(<trouble_t *>f.extra).side[c.s]
+                t.dup_acks += 1
+                t.dup_run += 1
+                e = ring_add(c.ring, c.want, KIND_DUPLICATE_ACK, f, p, c.now, c.s, c.to_server)
+                if e != NULL:
+                    e.offset = R.offset + <uint64_t><int64_t>seq_diff(p.ack, R.nxt)
+                    e.length = t.dup_run
+        elif wnd > before:
+            e = ring_add(c.ring, c.want, KIND_WINDOW_UPDATE, f, p, c.now, c.s, c.to_server)
+            if e != NULL:
+                e.length = wnd
+    elif f.extra != NULL:
+        (<trouble_t *>f.extra).side[c.s].dup_run = 0
+    if wnd == 0 and (not known or before):
+        if trouble_of(f) != NULL:
+            (<trouble_t *>f.extra).side[c.s].zero_windows += 1
+        history_add(f, c.s, HIST_ZERO_WINDOW)
+        ring_add(c.ring, c.want, KIND_ZERO_WINDOW, f, p, c.now, c.s, c.to_server)
+    if not known or seq_ge(p.ack, S.last_ack):
+        S.last_ack = p.ack
+        S.wnd = wnd
+    if not known or seq_gt(p.ack + wnd, S.rcv_edge):
+        S.rcv_edge = p.ack + wnd
+    S.flags |= END_ACKED
+    if R.rtt_start_us and seq_ge(p.ack, R.rtt_seq):
+        sample_rtt(f, R, c.now)
+
+
+cdef void sample_rtt(flow_t *f, end_t *e, int64_t now) noexcept nogil:
+    cdef uint32_t us = <uint32_t>((now - f.first_ns) // 1000) - (e.rtt_start_us - 1)
+    e.rtt_start_us = 0
+    e.srtt_us = us if e.srtt_us == 0 else <uint32_t>(e.srtt_us + (<int64_t>us - <int64_t>e.srtt_us) // 8)
+
+
+cdef void track_sender(scene_t *c) noexcept nogil:
+    """The sending end as it is after sending this acceptable segment. Holds even if the segment is dropped."""
+    cdef flow_t *f = c.flow
+    cdef end_t *S = &f.end[c.s]
+    cdef const pkt_t *p = c.pkt
+    cdef int flags = p.tcp_flags
+    cdef uint32_t length = p.payload_len
+    cdef int has_fin = flags & TCP_FIN
+    cdef uint32_t end = p.seq + length + (1 if has_fin else 0)
+    if flags & TCP_SYN:
+        open_syn(S, p)
+        step(c, c.s, SND_SYN_ACK if flags & TCP_ACK else SND_SYN, AT_SENDER)
+        history_add(f, c.s, HIST_SYN_ACK if flags & TCP_ACK else HIST_SYN)
+        end += 1
+    else:
+        if f.end[c.s].state != STATE_ESTABLISHED:
+            infer_handshake(c)
+        if not S.flags & END_SEEN:
+            set_base(S, p.seq)
+        history_add(f, c.s, HIST_DATA if length else HIST_FIN if has_fin else HIST_ACK)
+        if length or has_fin or p.seq != S.snd_max:
+            note_retransmission(c, length, has_fin)
+    if flags & TCP_ACK:
+        note_acknowledgement(c, length == 0 and not flags & (TCP_SYN | TCP_FIN | TCP_RST))
+        if f.end[1 - c.s].state == STATE_SYN_RECEIVED and seq_gt(p.ack, f.end[1 - c.s].iss) and S.state >= STATE_ESTABLISHED:
+            note_established(c)
+    if has_fin:
+        if length:
+            history_add(f, c.s, HIST_FIN)
+        if not S.flags & END_FIN_SENT:
+            S.flags |= END_FIN_SENT
+            S.fin_seq = end - 1
+            step(c, c.s, SND_FIN, AT_SENDER)
+    if seq_gt(end, S.snd_max):
+        if length and not S.rtt_start_us:
+            S.rtt_seq = end
+            S.rtt_start_us = <uint32_t>((c.now - f.first_ns) // 1000) + 1
+        S.snd_max = end
+
+
+cdef void track_receiver(scene_t *c) noexcept nogil:
+    """The receiving end as it is once the segment has been forwarded to it."""
+    cdef flow_t *f = c.flow
+    cdef end_t *R = &f.end[1 - c.s]
+    cdef const end_t *S = &f.end[c.s]
+    cdef const pkt_t *p = c.pkt
+    cdef int flags = p.tcp_flags
+    if flags & TCP_SYN:
+        step(c, 1 - c.s, RCV_SYN_ACK if flags & TCP_ACK else RCV_SYN, AT_RECEIVER)
+    if flags & TCP_ACK and R.flags & END_SEEN and seq_gt(p.ack, R.iss):
+        step(c, 1 - c.s, RCV_ACK_OF_SYN, AT_RECEIVER)
+        if seq_gt(p.ack, R.snd_una) and seq_le(p.ack, R.snd_max):
+            R.snd_una = p.ack
+        if R.flags & END_FIN_SENT and seq_gt(p.ack, R.fin_seq):
+            step(c, 1 - c.s, RCV_ACK_OF_FIN, AT_RECEIVER)
+    if R.state == STATE_ESTABLISHED and S.state == STATE_ESTABLISHED:
+        note_established(c)
+    if p.opts & OPT_TS and (flags & TCP_SYN or seq_le(p.seq, R.last_ack if R.flags & END_ACKED else p.seq)):
+        if not R.flags & END_TS or seq_ge(p.tsval, R.ts_recent):
+            R.ts_recent = p.tsval
+            R.flags |= END_TS
+
+
+cdef void track_fin(scene_t *c, int side) noexcept nogil:
+    """All bytes before the FIN of `side` were delivered: the FIN takes effect at its peer (RFC 9293 3.10.7.4, eighth)."""
+    cdef end_t *e = &c.flow.end[side]
+    if not e.flags & END_FIN_SENT or e.flags & END_FIN_DONE or e.nxt != e.fin_seq:
+        return
+    e.flags |= END_FIN_DONE
+    step(c, 1 - side, RCV_FIN, AT_RECEIVER)
+
+
+cdef void track_rst(scene_t *c) noexcept nogil:
+    """An acceptable RST: both ends are closed."""
+    cdef flow_t *f = c.flow
+    history_add(f, c.s, HIST_RST)
+    step(c, c.s, SND_RST, AT_SENDER)
+    step(c, 1 - c.s, RCV_RST, AT_RECEIVER)
+    f.end[c.s].state = f.end[1 - c.s].state = STATE_CLOSED
+    if not f.end_reason:
+        f.end_reason = END_RST_CLIENT if c.s == CLIENT else END_RST_SERVER
+    f.flags |= FLOW_CLOSED
+
+
+cdef void track_time_out(scene_t *c) noexcept nogil:
+    """2MSL have passed (RFC 9293 3.6.1)."""
+    step(c, CLIENT, TIMEOUT, AT_SENDER)
+    step(c, SERVER, TIMEOUT, AT_SENDER)

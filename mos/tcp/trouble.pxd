@@ -1,0 +1,35 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""What only troubled flows need: rare counters, and evidence that is not settled yet. Made on first need, one per flow."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
+from mos.flow.flow cimport flow_t
+
+cdef struct side_trouble_t:     # about what this end sent
+    uint64_t rexmit_bytes       # bytes below SND.NXT when they were sent
+    uint64_t conflict_bytes     # bytes that differed from the copy retained
+    uint64_t gap_bytes          # bytes given up
+    uint32_t rexmit_packets
+    uint32_t out_of_order
+    uint32_t dup_acks
+    uint32_t dup_run            # duplicate ACKs in a row
+    uint32_t zero_windows
+    uint32_t refused            # segments its peer would refuse
+    uint32_t claim              # an ACK beyond what was seen, waiting to be confirmed
+    uint8_t  claims             # 1: `claim` is set
+    uint8_t  dropped_below      # 1: something it sent was dropped by a verdict
+
+cdef struct trouble_t:
+    side_trouble_t side[2]
+    int64_t  rst_ns             # a RST in doubt: when
+    int64_t  syn_ns             # a SYN that a live connection refused: when
+    uint32_t syn_seq
+    uint32_t alt_iss            # a second SYN-ACK's sequence number
+    uint8_t  rst_side           # who sent the doubtful RST, plus 1; 0: none
+    uint8_t  syn_side           # who sent the refused SYN, plus 1; 0: none
+    uint8_t  alt_side           # who sent the second SYN-ACK, plus 1; 0: none
+
+cdef inline trouble_t *trouble_of(flow_t *f) noexcept nogil:
+    """The flow's record, made if there is none; NULL when memory ran out (its counters are then not kept)."""
+    if f.extra == NULL:
+        f.extra = calloc(1, sizeof(trouble_t))
+    return <trouble_t *>f.extra

@@ -1,0 +1,449 @@
+"""What `ev.flow` gives: names that stay valid for ever, counters that can be read until the flow has ended."""
+import base64
+import hashlib
+import ipaddress
+
+cimport cython
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
+                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
+from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
+
+from mos.errors import StaleFlow
+
+cdef extern from "arpa/inet.h" nogil:
+    int AF_INET6
+    const char *inet_ntop(int family, const void *src, char *dst, unsigned int size)
+
+# In the order of events.spec, which is further up and cannot be imported here; a test compares them.
+STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT",
+          "CLOSING", "LAST_ACK", "TIME_WAIT")
+REASONS = ("none", "fin", "rst_client", "rst_server", "idle", "evicted", "reused", "stopped", "shutdown")
+
+# Community ID v1: the message type that answers another. The rest is one-way: its halves are never swapped.
+ICMP_PAIRS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
+ICMPV6_PAIRS = {128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 144: 145, 145: 144,
+                139: 140, 140: 139}
+
+cdef tuple _states = STATES
+cdef tuple _reasons = REASONS
+
+
+cdef str ip_text(const uint8_t *addr, int ipver):
+    """An address as text: dotted quad, or RFC 5952 form for IPv6."""
+    cdef char text[64]
+    cdef int n = 0, i
+    cdef uint8_t b
+    if ipver == 6:
+        inet_ntop(AF_INET6, addr, text, 64)
+        while text[n] != 0:
+            n += 1
+        return PyUnicode_DecodeASCII(text, n, NULL)
+    for i in range(4):
+        b = addr[i]
+        if b >= 100:
+            text[n] = 48 + b // 100
+            n += 1
+        if b >= 10:
+            text[n] = 48 + b // 10 % 10
+            n += 1
+        text[n] = 48 + b % 10
+        text[n + 1] = b"."
+        n += 2
+    return PyUnicode_DecodeASCII(text, n - 1, NULL)
+
+
+cdef Flow flow_view_make(flow_t *f, object owner):
+    cdef Flow v = Flow.__new__(Flow)
+    v.f = f
+    v.id = f.id
+    v.owner = owner
+    v.key = f.key
+    v.client_hi = f.client_hi
+    Py_INCREF(v)
+    f.view = <void *>v
+    return v
+
+
+cdef void flow_view_end(flow_t *f) noexcept:
+    """The flow has ended: its Flow keeps id and addresses, everything else raises StaleFlow from now on."""
+    if f.view == NULL:
+        return
+    cdef Flow v = <Flow>f.view
+    v.f = NULL
+    f.view = NULL
+    Py_DECREF(v)
+
+
+cdef inline int live(Flow v, str what) except -1:
+    if v.f == NULL:
+        raise StaleFlow(f"flow {v.id}: {what} read after the flow ended; read it in FlowEnd at the latest")
+    return 0
+
+
+cdef inline object optional(uint64_t value):
+    return value if value else None
+
+
+cdef class Flow:
+    """A flow as its handlers see it.
+
+    `id`, `proto`, `domain`, the addresses and ports and what is computed from them stay valid for ever, and a Flow hashes
+    by its id. Everything else is read from the tracker and raises StaleFlow once FlowEnd has been handled. Addresses are
+    those of the client's own wire side; an event's `client` and `server` are what the middlebox at its place sees.
+    """
+
+    def __hash__(self):
+        return <Py_hash_t>self.id
+
+    def __str__(self):
+        if self.proto not in ("tcp", "udp"):
+            return f"{self.proto} {self.client} > {self.server}"
+        form = "{} [{}]:{} > [{}]:{}" if self.key.ipver == 6 else "{} {}:{} > {}:{}"
+        return form.format(self.proto, self.client, self.client_port, self.server, self.server_port)
+
+    def __repr__(self):
+        return f"<Flow {self.id} {self}{' (ended)' if self.f == NULL else ''}>"
+
+    @property
+    def proto(self):
+        """"tcp", "udp" or "icmp" (ICMPv6 too)."""
+        if self.key.proto == IPPROTO_TCP:
+            return "tcp"
+        return "udp" if self.key.proto == IPPROTO_UDP else "icmp"
+
+    @property
+    def tcp(self):
+        """True if the flow is TCP."""
+        return self.key.proto == IPPROTO_TCP
+
+    @property
+    def udp(self):
+        """True if the flow is UDP."""
+        return self.key.proto == IPPROTO_UDP
+
+    @property
+    def icmp(self):
+        """True if the flow is ICMP or ICMPv6."""
+        return self.key.proto == IPPROTO_ICMP or self.key.proto == IPPROTO_ICMPV6
+
+    @property
+    def client(self):
+        """The client's address, as text."""
+        if self._client is None:
+            self._client = ip_text(&self.key.hi_addr[0] if self.client_hi else &self.key.lo_addr[0], self.key.ipver)
+        return self._client
+
+    @property
+    def server(self):
+        """The server's address, as text."""
+        if self._server is None:
+            self._server = ip_text(&self.key.lo_addr[0] if self.client_hi else &self.key.hi_addr[0], self.key.ipver)
+        return self._server
+
+    @property
+    def client_port(self):
+        """The client's port, 0 for ICMP."""
+        return 0 if self.icmp else self.key.hi_port if self.client_hi else self.key.lo_port
+
+    @property
+    def server_port(self):
+        """The server's port, 0 for ICMP."""
+        return 0 if self.icmp else self.key.lo_port if self.client_hi else self.key.hi_port
+
+    @property
+    def client_ip(self):
+        """The client's address as an `ipaddress` object."""
+        return ipaddress.ip_address(self.client)
+
+    @property
+    def server_ip(self):
+        """The server's address as an `ipaddress` object."""
+        return ipaddress.ip_address(self.server)
+
+    @property
+    def ip_version(self):
+        """4 or 6."""
+        return self.key.ipver
+
+    @property
+    def domain(self):
+        """Number of the flow's VLAN stack and tunnel path, 0 without either."""
+        return self.key.domain
+
+    @property
+    def vlan(self):
+        """VLAN ids from the outermost inwards, () without tags."""
+        return self.owner.flow_domain(self.key.domain)[0] if self.key.domain else ()
+
+    @property
+    def tunnel(self):
+        """Names of the tunnels round the flow from the outermost inwards, () without any."""
+        return self.owner.flow_domain(self.key.domain)[1] if self.key.domain else ()
+
+    @property
+    def community_id(self):
+        """Community ID v1, seed 0: the flow's name as Zeek, Suricata and Wireshark write it.
+
+        An ICMP echo flow is named as if its first packet had been the request.
+        """
+        return community_id(self.key.proto, self.key.ipver, self.client_ip.packed, self.server_ip.packed,
+                            *community_ports(self.key, self.client_hi))
+
+    @property
+    def ended(self):
+        """True once FlowEnd has been handled."""
+        return self.f == NULL
+
+    @property
+    def client_side(self):
+        """Counters and TCP state of the client's end."""
+        return side_of(self, CLIENT)
+
+    @property
+    def server_side(self):
+        """Counters and TCP state of the server's end."""
+        return side_of(self, SERVER)
+
+    @property
+    def client_bytes(self):
+        """Payload bytes the client sent so far, retransmissions included."""
+        live(self, "client_bytes")
+        return self.f.end[CLIENT].payload
+
+    @property
+    def server_bytes(self):
+        """Payload bytes the server sent so far, retransmissions included."""
+        live(self, "server_bytes")
+        return self.f.end[SERVER].payload
+
+    @property
+    def client_packets(self):
+        """Packets the client sent so far."""
+        live(self, "client_packets")
+        return self.f.end[CLIENT].packets
+
+    @property
+    def server_packets(self):
+        """Packets the server sent so far."""
+        live(self, "server_packets")
+        return self.f.end[SERVER].packets
+
+    @property
+    def first_ns(self):
+        """Time of the first packet, ns since 1970."""
+        live(self, "first_ns")
+        return self.f.first_ns
+
+    @property
+    def last_ns(self):
+        """Time of the latest packet, ns since 1970."""
+        live(self, "last_ns")
+        return self.f.last_ns
+
+    @property
+    def rtt(self):
+        """SYN to SYN-ACK to ACK in seconds, None if the handshake was not seen."""
+        live(self, "rtt")
+        return self.f.rtt_us / 1e6 if self.f.rtt_us else None
+
+    @property
+    def history(self):
+        """What was seen of the flow, one letter each, upper case from the client (as Zeek's conn.log)."""
+        live(self, "history")
+        return (<const char *>self.f.hist)[:self.f.hist_len].decode("latin-1")
+
+    @property
+    def established(self):
+        """True once the handshake was seen to complete."""
+        live(self, "established")
+        return (self.f.flags & FLOW_ESTABLISHED) != 0
+
+    @property
+    def midstream(self):
+        """True if the flow was picked up without its SYN."""
+        live(self, "midstream")
+        return (self.f.flags & FLOW_MIDSTREAM) != 0
+
+    @property
+    def closed(self):
+        """True once both FINs or a RST ended it."""
+        live(self, "closed")
+        return (self.f.flags & FLOW_CLOSED) != 0
+
+    @property
+    def dropped(self):
+        """True if a handler answered DROP_FLOW."""
+        live(self, "dropped")
+        return (self.f.flags & FLOW_DROPPED) != 0
+
+    @property
+    def resetting(self):
+        """True if a handler answered RESET."""
+        live(self, "resetting")
+        return (self.f.flags & FLOW_RESETTING) != 0
+
+    @property
+    def bypassed(self):
+        """True if no middlebox wants it any more."""
+        live(self, "bypassed")
+        return (self.f.flags & FLOW_BYPASSED) != 0
+
+    @property
+    def end_reason(self):
+        """Why it ended, one of FlowEnd's reasons; "none" as long as it has not."""
+        live(self, "end_reason")
+        return _reasons[self.f.end_reason] if self.f.end_reason < len(_reasons) else str(self.f.end_reason)
+
+    @property
+    def overlap_policy(self):
+        """Name of the policy that decides between overlapping bytes."""
+        live(self, "overlap_policy")
+        return self.owner.flow_policy(self.f.policy)
+
+    def attach(self, handler):
+        """From the next event on, `handler` (marked `attached=False`) sees this flow."""
+        live(self, "attach")
+        self.owner.flow_attach(self, handler)
+
+    def detach(self, handler):
+        """From the next event on, `handler` sees this flow no more."""
+        live(self, "detach")
+        self.owner.flow_detach(self, handler)
+
+    def timer(self, seconds, value=None, *, every=False):
+        """Fire `Timer` with `value` after `seconds` of packet time, or each time they pass. Returns what cancels it."""
+        live(self, "timer")
+        return self.owner.flow_timer(self, seconds, value, every)
+
+    def verdict(self, verdict):
+        """Answer for the flow outside its own events: `verdict` holds from its next packet on."""
+        live(self, "verdict")
+        self.owner.flow_verdict(self, verdict)
+
+
+cdef Side side_of(Flow flow, int index):
+    cdef Side v = Side.__new__(Side)
+    v.flow = flow
+    v.index = index
+    return v
+
+
+cdef const end_t *end_of(Side v, str what) except NULL:
+    live(v.flow, what)
+    return &v.flow.f.end[v.index]
+
+
+@cython.freelist(8)
+cdef class Side:
+    """One end of a flow: what it has sent, and its TCP state as seen from the middle. Raises StaleFlow after FlowEnd."""
+
+    def __repr__(self):
+        return f"<Side {'server' if self.index else 'client'} of {self.flow!r}>"
+
+    @property
+    def address(self):
+        """Its address, as text; valid for ever."""
+        return self.flow.server if self.index else self.flow.client
+
+    @property
+    def port(self):
+        """Its port, 0 for ICMP; valid for ever."""
+        return self.flow.server_port if self.index else self.flow.client_port
+
+    @property
+    def packets(self):
+        """Packets it sent."""
+        return end_of(self, "packets").packets
+
+    @property
+    def wire_bytes(self):
+        """Link-layer bytes it sent."""
+        return end_of(self, "wire_bytes").bytes
+
+    @property
+    def payload_bytes(self):
+        """Transport payload bytes it sent, retransmissions included."""
+        return end_of(self, "payload_bytes").payload
+
+    @property
+    def stream_bytes(self):
+        """Stream offset of the next byte to deliver from it: each byte counted once, gaps included."""
+        return end_of(self, "stream_bytes").offset
+
+    @property
+    def state(self):
+        """Its TCP state, a name of RFC 9293 section 3.3.2."""
+        cdef int state = end_of(self, "state").state
+        return _states[state] if state < len(_states) else str(state)
+
+    @property
+    def window(self):
+        """Receive window it offered last, bytes, scaled."""
+        return end_of(self, "window").wnd
+
+    @property
+    def mss(self):
+        """Maximum segment size of its SYN, None if not seen."""
+        return optional(end_of(self, "mss").mss)
+
+    @property
+    def wscale(self):
+        """Window shift of its SYN (RFC 7323), None without the option."""
+        cdef int shift = end_of(self, "wscale").wscale
+        return None if shift == 255 else shift
+
+    @property
+    def sack_permitted(self):
+        """True if its SYN permitted SACK (RFC 2018)."""
+        return (end_of(self, "sack_permitted").flags & END_SACK_OK) != 0
+
+    @property
+    def timestamps(self):
+        """True if its SYN carried timestamps (RFC 7323)."""
+        return (end_of(self, "timestamps").flags & END_TS_OK) != 0
+
+    @property
+    def isn(self):
+        """Initial send sequence number, None before it has sent anything."""
+        cdef const end_t *end = end_of(self, "isn")
+        return end.iss if end.flags & END_SEEN else None
+
+    @property
+    def syn(self):
+        """True if its SYN was seen."""
+        return (end_of(self, "syn").flags & END_SYN) != 0
+
+    @property
+    def fin(self):
+        """True if it has sent a FIN."""
+        return (end_of(self, "fin").flags & END_FIN_SENT) != 0
+
+
+cdef tuple community_ports(key_t key, bint client_hi):
+    """The numbers that Community ID takes for ports, and whether the flow is one-way.
+
+    The key of an ICMP flow does not say echo: equal halves are an identifier, unequal ones type and code. IPv4's type 3
+    code 3 (port unreachable) is the one pair common enough to be taken for what it says.
+    """
+    if key.proto not in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+        return (key.hi_port, key.lo_port, False) if client_hi else (key.lo_port, key.hi_port, False)
+    pairs = ICMP_PAIRS if key.proto == IPPROTO_ICMP else ICMPV6_PAIRS
+    if key.lo_port == key.hi_port and not (key.proto == IPPROTO_ICMP and key.lo_port == 3):
+        request = 8 if key.proto == IPPROTO_ICMP else 128
+        return request, pairs[request], False
+    if key.lo_port in pairs:
+        return key.lo_port, pairs[key.lo_port], False
+    return key.lo_port, key.hi_port, True
+
+
+def community_id(int proto, int ip_version, bytes src, bytes dst, int src_port, int dst_port, bint one_way=False,
+                 int seed=0):
+    """Community ID v1 of packed addresses and ports: `1:` and the base64 of a SHA-1 (github.com/corelight/community-id-spec)."""
+    if not one_way and (dst, dst_port) < (src, src_port):
+        src, dst, src_port, dst_port = dst, src, dst_port, src_port
+    text = (seed.to_bytes(2, "big") + src + dst + bytes((proto, 0)) + src_port.to_bytes(2, "big")
+            + dst_port.to_bytes(2, "big"))
+    return "1:" + base64.b64encode(hashlib.sha1(text).digest()).decode("ascii")

@@ -1,0 +1,121 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The flow table: from key to flow in one or two cache misses, and all flows in the order of their last use."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from mos.flow.flow cimport FLOW_EMBRYONIC, alias_t, flow_t
+from mos.flow.key cimport key_hash
+from mos.flow.slab cimport slab_at, slab_t
+from mos.net.packet cimport key_t
+
+cdef extern from *:
+    void __builtin_prefetch(const void *p) nogil
+
+cdef enum:
+    NIL = 0xffffffff        # no slot
+    ALIAS_REF = 0x80000000  # this bit in entry_t.ref: a slot of `names`, not of `flows`
+
+cdef struct entry_t:
+    uint32_t tag            # low half of the key's hash; `tag & mask` is where it would like to be
+    uint32_t ref            # slot, NIL: empty
+
+cdef struct name_t:         # what an alias_t is part of
+    alias_t  alias          # first: flow_t.alias and its `next` point here
+    flow_t  *flow
+    uint32_t slot
+
+cdef struct table_t:
+    entry_t *index          # linear probing; deletion shifts back, so there are no tombstones
+    uint32_t mask           # entries - 1
+    uint32_t used
+    uint64_t k0             # hash key
+    uint64_t k1
+    uint64_t hash_mask      # all ones but in tests
+    slab_t   flows
+    slab_t   names
+    uint32_t oldest[2]      # LRU lists by slot: [0] embryonic, [1] the others; lru_next leads to younger flows
+    uint32_t youngest[2]
+    uint32_t n_flows
+    uint32_t n_aliases
+    uint32_t peak           # most flows at a time
+    uint32_t max_flows
+    uint64_t created        # flows ever; the last id
+    bint     full           # why table_create gave NULL: 1 max_flows reached, 0 out of memory
+
+cdef class FlowTable:
+    cdef table_t *c
+
+# `hash` is table_hash(t, k) and `via[0]` becomes the alias that matched, NULL for the flow's own key.
+cdef flow_t *table_find_hashed(table_t *t, const key_t *k, uint64_t hash, const alias_t **via) noexcept nogil
+cdef flow_t *table_find(table_t *t, const key_t *k, const alias_t **via) noexcept nogil
+cdef flow_t *table_create_hashed(table_t *t, const key_t *k, uint64_t hash, bint embryonic) noexcept nogil
+cdef flow_t *table_create(table_t *t, const key_t *k, bint embryonic) noexcept nogil
+cdef void table_remove(table_t *t, flow_t *f) noexcept nogil
+cdef int table_alias(table_t *t, flow_t *f, const key_t *k, uint8_t client_hi, uint16_t position) noexcept nogil
+cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil
+
+cdef inline flow_t *table_at(const table_t *t, uint32_t slot) noexcept nogil:
+    """The flow in `slot`, which must be in use."""
+    return <flow_t *>slab_at(&t.flows, slot)
+
+cdef inline uint64_t table_hash(const table_t *t, const key_t *k) noexcept nogil:
+    return key_hash(k, t.k0, t.k1) & t.hash_mask
+
+cdef inline void table_prefetch(const table_t *t, uint64_t hash) noexcept nogil:
+    """Start to load the index line that `hash` will need; worth it some packets ahead."""
+    __builtin_prefetch(&t.index[<uint32_t>hash & t.mask])
+
+cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash) noexcept nogil:
+    """Start to load the flow, once table_prefetch has had its time. A hint: looks at the first entry only."""
+    cdef entry_t e = t.index[<uint32_t>hash & t.mask]
+    if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF:
+        __builtin_prefetch(table_at(t, e.ref))
+
+cdef inline int lru_list(const flow_t *f) noexcept nogil:
+    return 0 if f.flags & FLOW_EMBRYONIC else 1
+
+cdef inline void lru_unlink(table_t *t, flow_t *f, int which) noexcept nogil:
+    if f.lru_prev == NIL:
+        t.oldest[which] = f.lru_next
+    else:
+        table_at(t, f.lru_prev).lru_next = f.lru_next
+    if f.lru_next == NIL:
+        t.youngest[which] = f.lru_prev
+    else:
+        table_at(t, f.lru_next).lru_prev = f.lru_prev
+
+cdef inline void lru_append(table_t *t, flow_t *f, int which) noexcept nogil:
+    f.lru_next = NIL
+    f.lru_prev = t.youngest[which]
+    if f.lru_prev == NIL:
+        t.oldest[which] = f.slot
+    else:
+        table_at(t, f.lru_prev).lru_next = f.slot
+    t.youngest[which] = f.slot
+
+cdef inline void table_touch(table_t *t, flow_t *f) noexcept nogil:
+    """`f` was used: it becomes the youngest of its list."""
+    cdef int which = lru_list(f)
+    if f.lru_next != NIL:
+        lru_unlink(t, f, which)
+        lru_append(t, f, which)
+
+cdef inline void table_promote(table_t *t, flow_t *f) noexcept nogil:
+    """`f` is embryonic no longer: it becomes the youngest of the others, evicted after every embryonic flow."""
+    lru_unlink(t, f, lru_list(f))
+    f.flags &= ~FLOW_EMBRYONIC
+    lru_append(t, f, 1)
+
+cdef inline flow_t *table_first(const table_t *t) noexcept nogil:
+    """First of all flows: the embryonic ones, then the others, each from the one unused for longest. NULL: none."""
+    cdef uint32_t slot = t.oldest[0] if t.oldest[0] != NIL else t.oldest[1]
+    return NULL if slot == NIL else table_at(t, slot)
+
+cdef inline flow_t *table_next(const table_t *t, const flow_t *f) noexcept nogil:
+    """The flow after `f` in that order, NULL at the end. Ask before `f` is removed or touched."""
+    cdef uint32_t slot = f.lru_next
+    if slot == NIL and lru_list(f) == 0:
+        slot = t.oldest[1]
+    return NULL if slot == NIL else table_at(t, slot)
+
+cdef inline flow_t *table_victim(const table_t *t) noexcept nogil:
+    """Whom to evict: the oldest embryonic flow, else the oldest of all; NULL: the table is empty."""
+    return table_first(t)

@@ -1,0 +1,156 @@
+"""The timing wheel against a heap."""
+import heapq
+import random
+
+from hypothesis import given, settings, strategies as st
+from mos.flow.wheel import Wheel
+
+NODES = 12
+NEVER = 2**63 - 1
+
+
+class Model:
+    """A heap of (when, order, node); stale entries are those that `live` does not know."""
+
+    def __init__(self):
+        self.heap, self.live, self.order, self.clock = [], {}, 0, 0
+
+    def arm(self, node, when):
+        self.live[node] = (when, self.order)
+        heapq.heappush(self.heap, (when, self.order, node))
+        self.order += 1
+
+    def cancel(self, node):
+        self.live.pop(node, None)
+
+    def expire(self, now):
+        self.clock = max(self.clock, now)
+        while self.heap and self.heap[0][0] <= self.clock:
+            when, order, node = heapq.heappop(self.heap)
+            if self.live.get(node) == (when, order):
+                del self.live[node]
+                return node
+        return None
+
+
+node = st.integers(0, NODES - 1)
+delta = st.one_of(st.integers(-200, 200), st.integers(-(2**36), 2**36), st.sampled_from([63, 64, 65, 4095, 4096, 2**30]))
+change = st.one_of(st.tuples(st.just("arm"), node, delta), st.tuples(st.just("cancel"), node))
+step = st.one_of(change, st.tuples(st.just("expire"), delta, st.lists(change, max_size=4)))
+
+
+def apply(what, wheel, model, now):
+    if what[0] == "arm":
+        wheel._arm(what[1], max(now + what[2], 0))
+        model.arm(what[1], max(now + what[2], 0))
+    else:
+        wheel._cancel(what[1])
+        model.cancel(what[1])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([0, 1000, 1_700_000_000_000_000_000]), st.booleans(), st.lists(step, max_size=60))
+def test_like_a_heap(now, start, steps):
+    wheel, model = Wheel(_nodes=NODES), Model()
+    if start:
+        wheel._start(now)
+        model.clock = now
+    for what in steps:
+        if what[0] != "expire":
+            apply(what, wheel, model, now)
+            continue
+        now = max(now + what[1], 0)
+        inside = list(what[2])
+        while True:
+            first = min(model.live.values(), default=(NEVER,))[0]
+            assert first > max(now, model.clock) or wheel._due(max(now, model.clock))
+            got = wheel._expire(now)
+            assert got == model.expire(now)
+            if got is None:
+                break
+            assert not wheel._armed(got)
+            if inside:
+                apply(inside.pop(), wheel, model, now)
+        assert not wheel._due(max(now, model.clock))
+    assert [wheel._armed(i) for i in range(NODES)] == [i in model.live for i in range(NODES)]
+    assert wheel.counters()["armed"] == len(model.live)
+
+
+def drain(wheel, now):
+    fired = []
+    while (n := wheel._expire(now)) is not None:
+        fired.append(n)
+    return fired
+
+
+def test_one_long_timer_among_100000_short_ones():
+    count, begin = 100_000, 1_700_000_000 * 10**9
+    draw = random.Random(1)
+    wheel = Wheel(_nodes=count + 1)
+    wheel._arm(count, begin + 3600 * 10**9)
+    whens = [begin + draw.randrange(10 * 10**9) for _ in range(count)]
+    for i, when in enumerate(whens):
+        wheel._arm(i, when)
+    fired = []
+    for ms in range(0, 10_001, 7):
+        now = begin + ms * 10**6
+        for n in drain(wheel, now):
+            assert now - 7 * 10**6 < whens[n] <= now
+            fired.append(n)
+    assert fired == sorted(range(count), key=lambda i: (whens[i], i))[:len(fired)] and len(fired) > 0.999 * count
+    drain(wheel, begin + 3600 * 10**9 - 1)
+    assert wheel.counters() == {"armed": 1, "peak": count + 1, "started": count + 1, "fired": count}
+    assert drain(wheel, begin + 3600 * 10**9) == [count]
+
+
+def test_fires_on_the_nanosecond():
+    wheel = Wheel(_nodes=1)
+    wheel._arm(0, 10**18 + 1)
+    assert drain(wheel, 10**18) == [] and drain(wheel, 10**18 + 1) == [0]
+
+
+def test_equal_times_fire_in_arming_order():
+    wheel = Wheel(_nodes=4)
+    wheel._arm(0, 5_000_000)
+    wheel._arm(1, 5_000_000)
+    assert drain(wheel, 4_999_990) == []
+    wheel._arm(2, 5_000_000)
+    wheel._arm(0, 5_000_000)
+    wheel._arm(3, 4_999_995)
+    assert drain(wheel, 6_000_000) == [3, 1, 2, 0]
+
+
+def test_a_time_gone_by_fires_at_the_next_expire():
+    wheel = Wheel(_nodes=3)
+    assert drain(wheel, 10**9) == []
+    for n, when in enumerate((500, 100, 300)):
+        wheel._arm(n, when)
+    assert wheel._due(10**9) and drain(wheel, 10) == [1, 2, 0]
+
+
+def test_rearming_for_now_comes_after_what_is_due():
+    wheel = Wheel(_nodes=3)
+    for n in range(3):
+        wheel._arm(n, 100 + n)
+    fired = []
+    while len(fired) < 7:
+        fired.append(wheel._expire(200))
+        wheel._arm(fired[-1], 200)
+    assert fired == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_not_due_while_nothing_is():
+    wheel = Wheel(_nodes=2)
+    assert not wheel._due(2**62)
+    wheel._arm(0, 1000)
+    assert not wheel._due(999) and wheel._due(1000)
+    wheel._cancel(0)
+    wheel._cancel(1)
+    assert not wheel._due(2**62) and drain(wheel, 2**62) == []
+
+
+def test_years_at_once():
+    wheel = Wheel(_nodes=64)
+    for n in range(63):
+        wheel._arm(n, 2**n)
+    assert drain(wheel, NEVER) == list(range(63))

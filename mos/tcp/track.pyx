@@ -37,7 +37,9 @@ cdef uint8_t[NSTATES * NINPUTS] transition
 for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
 
-cdef const char *HISTORY = b"SHADFRCGTWI"
+cdef char[11] HISTORY
+for _i, _letter in enumerate(b"SHADFRCGTWI"):
+    HISTORY[_i] = _letter
 
 
 cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
@@ -46,7 +48,7 @@ cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
         return
     f.end[side].hist |= 1 << letter
     if f.hist_len < HIST_LEN:
-        f.hist[f.hist_len] = HISTORY[letter] + (32 if side == SERVER else 0)
+        f.hist[f.hist_len] = HISTORY[letter] + <char>(32 * side)
         f.hist_len += 1
 
 
@@ -70,7 +72,7 @@ cdef void note_established(scene_t *c) noexcept nogil:
     if f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         return
     f.flags |= FLOW_ESTABLISHED
-    f.rtt_us = <uint32_t>min((c.now - f.first_ns) // 1000, 0xffffffff)
+    f.rtt_us = <uint32_t>min(<int64_t>((c.now - f.first_ns) // 1000), <int64_t>0xffffffff)
     ring_add(c.ring, c.want, KIND_FLOW_ESTABLISHED, f, c.pkt, c.now, c.s, c.to_server)
 
 

@@ -1,0 +1,109 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Who listens to what, for which flow, in which order; and what they answered. Knows handlers, not TCP."""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.object cimport PyObject
+from mos.events.filtervm cimport program_t
+from mos.events.ring cimport event_t
+from mos.events.views cimport Event
+from mos.flow.flow cimport flow_t
+
+cdef enum:              # verdicts, weakest first; a handler returns one
+    MOS_PASS = 0
+    MOS_EDIT = 1
+    MOS_HOLD = 2
+    MOS_DROP = 3
+    MOS_DROP_FLOW = 4
+    MOS_RESET = 5
+    MOS_BYPASS = 8      # about the NF or handler, not the packet: applied at once
+    MOS_DETACH = 9
+
+cdef struct action_t:   # a C handler may say more than its verdict
+    uint32_t size
+    uint32_t spare
+    const char *why     # static text, NULL: none
+
+ctypedef int (*handler_fn)(void *ctx, const event_t *e, action_t *a) noexcept nogil
+
+cdef struct handler_t:
+    handler_fn fn           # NULL: a Python callable
+    void   *ctx
+    const program_t *filter # NULL: everything
+    int32_t  node            # narrowed event it listens to, -1: none
+    uint32_t index
+    uint16_t position       # of its NF in the chain
+    uint8_t  observe        # is asked also after a drop before it, and cannot answer
+    uint8_t  edits          # 0 none, 1 header, 2 same_length
+    uint8_t  attached       # for every flow from its start
+    uint8_t  answers        # a verdict is allowed (the kind's contract)
+    uint64_t calls
+
+cdef struct node_t:         # an event narrowed by a predicate
+    int32_t  parent
+    const program_t *filter # NULL: `predicate` is a Python callable
+    PyObject *predicate
+    uint64_t stamp          # event serial for which `holds` was computed
+    uint8_t  holds
+
+cdef struct set_t:          # an interned set of attached handlers, in walking order per kind and direction
+    uint64_t mask           # kinds with a handler, at any moment
+    uint32_t *start         # CSR: handlers of row (at, kind, direction) are order[start[row]:start[row + 1]]
+    uint16_t *order
+
+cdef struct answer_t:       # merged over one packet's walk
+    uint8_t  verdict
+    uint8_t  stopped        # a drop stopped the walk at `rank`
+    uint16_t position       # who answered
+    uint32_t handler
+    int      rank           # walking rank of that position
+    PyObject *reason        # owned str, or NULL
+    const char *why
+    PyObject *edits         # owned list of (position, kind, payload …), or NULL
+
+cdef class Bus:
+    cdef handler_t *handlers
+    cdef node_t *nodes
+    cdef set_t *sets
+    cdef uint32_t nhandlers, nnodes, nsets, sets_cap
+    cdef uint16_t positions
+    cdef uint64_t serial        # of events dispatched
+    cdef uint64_t any_mask      # kinds that some handler of any set wants
+    cdef uint64_t want_receiver, want_acked     # kinds wanted at those moments
+    cdef uint8_t reverse        # server→client walks the chain backwards
+    cdef uint8_t failed         # a handler raised and the policy is to stop
+    cdef uint8_t python         # some handler is Python
+    cdef uint8_t holding        # this thread holds the GIL
+    cdef void *saved            # its thread state while it does not
+    cdef uint64_t sets_refused
+    cdef uint64_t gil_takes
+    cdef readonly object error          # the HandlerError that stopped the run
+    cdef readonly dict errors           # handler name -> count
+    cdef readonly list functions        # Python callables by handler index, None for C
+    cdef readonly list names            # "nf.handler" by index
+    cdef list views                     # reusable Event per handler
+    cdef list owners                    # what keeps filters and C contexts alive
+    cdef list policies                  # per handler: raise, fail_open, fail_closed, detach
+    cdef dict transitions               # (set, handler, on) -> set
+    cdef dict interned                  # frozenset of handler indices -> set
+    cdef list members                   # frozenset by set
+    cdef dict user_rows                 # user event class -> [handler index] in order
+    cdef list queue                     # published user events awaiting delivery
+    cdef int depth
+    cdef readonly object engine
+    cdef dict published                 # user event class name -> count
+    cdef list subscriptions
+
+    cdef int add(self, s, dict known) except -1
+    cdef int node_for(self, s, dict known) except -2
+    cdef int64_t intern(self, members) except -2
+    cdef int change(self, flow_t *f, uint32_t handler, bint on) except -1
+    cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
+    cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1
+    cdef int deliver(self, Event view) except -1
+    cdef int ask_user(self, uint32_t index, user, Event view) except -1
+    cdef int fail(self, str name, Event view, exc, str policy) except -1
+
+cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil
+cdef void bus_take_gil(Bus b) noexcept nogil
+cdef void bus_drop_gil(Bus b) noexcept nogil
+cdef void answer_reset(answer_t *a) noexcept nogil
+cdef void answer_clear(Bus b, answer_t *a) noexcept nogil

@@ -74,6 +74,7 @@ cdef struct plan_t:
     conflict_t conf[PLAN_CONFLICTS]
     uint8_t  old_copy[2048] # contiguous copy of retained bytes that conflict (the ring may wrap)
 
+cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil
 cdef void plan_free(plan_t *p) noexcept nogil
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t next, uint64_t off, const uint8_t *data,

@@ -77,6 +77,14 @@ cdef reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
     return r[0]
 
 
+cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil:
+    """Remember that bytes below `to` were offered to handlers; NULL when there is no memory for it."""
+    cdef reasm_t *q = reasm_open(r, b)
+    if q != NULL and to > q.offered:
+        q.offered = to
+    return q
+
+
 cdef void plan_init(plan_t *p) noexcept nogil:
     p.n = p.cap = 0
     p.pieces = NULL

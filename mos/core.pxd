@@ -1,0 +1,100 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""What the stages of one stack share: settings, tables, the ring, the plan, the counters."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.object cimport PyObject
+from mos.events.bus cimport Bus, answer_t
+from mos.events.ring cimport event_t, ring_t
+from mos.flow.flow cimport end_t, flow_t, timer_node_t
+from mos.flow.table cimport FlowTable, table_t
+from mos.flow.wheel cimport Wheel, wheel_t
+from mos.io.writer cimport Writer
+from mos.net.bpf cimport PacketFilter
+from mos.net.decode cimport Decoder, decoder_t
+from mos.net.packet cimport pkt_t
+from mos.state.slots cimport SlotSpace, layout_t, undo_t
+from mos.tcp.reasm cimport budget_t, limits_t, plan_t
+
+cdef enum:              # how flows without a SYN are picked up
+    PICKUP_OFF = 0
+    PICKUP_STATE = 1
+    PICKUP_DATA = 2
+
+cdef enum:              # counters.dropped: causes that are no NF's
+    DROPPED_CAP = 0         # inline: a segment beyond the reassembly caps, so that TCP sends it again
+    DROPPED_FRAGMENT = 1    # a rewritten flow's datagram came in fragments that cannot be patched
+    DROPPED_TABLE = 2       # policy of a full table
+    NDROPPED = 3
+
+cdef enum:
+    RST_SILENCE_S = 10      # after a RST in doubt nobody spoke for so long: it was taken
+
+cdef struct counters_t:
+    uint64_t packets_in
+    uint64_t bytes_in
+    uint64_t forwarded
+    uint64_t held
+    uint64_t consumed
+    uint64_t injected
+    uint64_t split
+    uint64_t packets_out
+    uint64_t unselected     # forwarded without a look: the packet filter said no
+    uint64_t decoded        # stages: how often each one ran
+    uint64_t tracked
+    uint64_t reassembled
+    uint64_t malformed
+    uint64_t bad_checksum
+    uint64_t fragments
+    uint64_t other
+    uint64_t orphans[4]     # by cause
+    uint64_t refused[16]    # by cause
+    uint64_t ended[16]      # by reason
+    uint64_t dropped[NDROPPED]
+    uint64_t events[64]     # by kind, as raised
+
+cdef struct user_timer_t:   # one timer of Flow.timer or a global one
+    timer_node_t node       # first: the wheel hands this back
+    flow_t *flow            # NULL: global
+    user_timer_t *next      # of the same flow
+    int64_t period          # ns, 0: one-shot
+    uint64_t handle
+    PyObject *value         # owned
+
+cdef class Core:
+    cdef Bus bus
+    cdef readonly Decoder decoder
+    cdef decoder_t *dec
+    cdef readonly FlowTable flows
+    cdef table_t *table
+    cdef Wheel idle_wheel, user_wheel
+    cdef wheel_t *idle
+    cdef wheel_t *timers
+    cdef Writer writer
+    cdef PacketFilter selection
+    cdef readonly SlotSpace slots
+    cdef layout_t *layout
+    cdef undo_t undo
+    cdef ring_t ring
+    cdef plan_t plan
+    cdef plan_t late            # plan of bytes that an ACK of the other direction set free
+    cdef budget_t budget
+    cdef limits_t limits
+    cdef answer_t answer
+    cdef counters_t n
+    cdef uint64_t *dropped_by   # by chain position
+    cdef int64_t now
+    cdef int64_t idle_ns[12]    # idle time-out by TCP state, then UDP; ICMP as UDP
+    cdef int truth, pickup, verify
+    cdef uint8_t policy
+    cdef uint8_t started        # the flow at hand was made by `reopen`: FlowStart is due
+    cdef uint8_t stop           # asked to stop: a signal, a limit
+    cdef uint8_t edited         # `out` holds what is to leave instead of the frame
+    cdef uint8_t *out
+    cdef uint32_t out_len
+    cdef uint64_t batches
+    cdef uint64_t timer_handles
+    cdef uint64_t timers_live
+    cdef dict timer_table       # handle -> address of user_timer_t
+    cdef object on_verdict      # called with each packet's verdict; None: nobody wants to know
+    cdef object on_tick         # called now and then with the packets so far
+    cdef object __weakref__
+    cdef void drop_timer(self, user_timer_t *t) noexcept

@@ -1,0 +1,172 @@
+"""What the stages of one stack share, and what flow views, timers and users ask of it. No packet passes through here."""
+from libc.stdlib cimport calloc, free, malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING
+from mos.flow.table cimport table_first, table_next
+from mos.flow.view cimport Flow, flow_view
+from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
+from mos.tcp.reasm cimport plan_free, plan_init
+from mos.tcp.trouble cimport trouble_of, trouble_t
+
+from mos.errors import MosError, StaleFlow, UsageError
+from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
+
+cdef enum:
+    OUT_CAP = 1 << 18       # an edited frame: the largest a capture may hold
+    MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
+
+
+cdef class Core:
+    """What the stages share. `mos.run.Engine` turns a user's settings into these arguments."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.out = <uint8_t *>malloc(OUT_CAP)
+        self.dropped_by = <uint64_t *>calloc(65536, sizeof(uint64_t))
+        if self.out == NULL or self.dropped_by == NULL:
+            raise MemoryError("no memory for the stack's buffers")
+        plan_init(&self.plan)
+        plan_init(&self.late)
+
+    def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
+                 timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
+        self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
+        self.dec, self.table = decoder.c, flows.c
+        self.idle_wheel, self.user_wheel = Wheel(), Wheel()
+        self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
+        self.layout = slots.l
+        slots.u = &self.undo
+        self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
+        self.selection, self.writer = selection, writer
+        self.on_verdict, self.on_tick = on_verdict, on_tick
+        self.timer_table = {}
+        for i, seconds in enumerate(timeouts):
+            self.idle_ns[i] = int(seconds * 1e9)
+        self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
+        self.limits.doubt_bytes, self.limits.keep = limits["doubtful"], limits["keep"]
+        self.budget.cap = limits["global"]
+
+    def __dealloc__(self):
+        free(self.out)
+        free(self.dropped_by)
+        plan_free(&self.plan)
+        plan_free(&self.late)
+
+    def flow_attach(self, Flow flow, fn):
+        """Attach a handler marked `attached=False` to one flow, from its next event on."""
+        self.bus.attach_flow(<size_t>alive(flow), fn, True)
+
+    def flow_detach(self, Flow flow, fn):
+        """Take a handler off one flow, from its next event on."""
+        self.bus.attach_flow(<size_t>alive(flow), fn, False)
+
+    def flow_timer(self, Flow flow, seconds, value=None, every=False):
+        """Set a timer for a flow (None: for no flow), in packet time; returns its handle."""
+        cdef user_timer_t *t
+        cdef flow_t *f = alive(flow) if flow is not None else NULL
+        cdef int64_t ns = int(seconds * 1e9)
+        cdef trouble_t *home
+        if ns < 0 or (every and ns == 0):
+            raise UsageError(f"a timer of {seconds} s: give a positive number of seconds")
+        if self.timers_live >= MAX_TIMERS:
+            raise MosError(f"{MAX_TIMERS} timers are set: cancel some, or use one per flow")
+        t = <user_timer_t *>calloc(1, sizeof(user_timer_t))
+        home = trouble_of(f) if f != NULL else NULL
+        if t == NULL or (f != NULL and home == NULL):
+            free(t)
+            raise MemoryError("no memory for a timer")
+        self.timer_handles += 1
+        self.timers_live += 1
+        t.handle, t.flow, t.period = self.timer_handles, f, ns if every else 0
+        Py_INCREF(value)
+        t.value = <PyObject *>value
+        if f != NULL:
+            t.next, home.timers = <user_timer_t *>home.timers, t
+        self.timer_table[t.handle] = <size_t>t
+        wheel_arm(self.timers, &t.node, self.now + ns)
+        return t.handle
+
+    def cancel_timer(self, handle):
+        """Cancel a timer; True if it was still set."""
+        address = self.timer_table.get(handle)
+        if address is None:
+            return False
+        self.drop_timer(<user_timer_t *><size_t>address)
+        return True
+
+    cdef void drop_timer(self, user_timer_t *t) noexcept:
+        cdef user_timer_t **at
+        wheel_cancel(self.timers, &t.node)
+        if t.flow != NULL:
+            at = <user_timer_t **>&(<trouble_t *>t.flow.extra).timers
+            while at[0] != NULL and at[0] != t:
+                at = &at[0].next
+            if at[0] == t:
+                at[0] = t.next
+        self.timer_table.pop(t.handle, None)
+        self.timers_live -= 1
+        Py_XDECREF(t.value)
+        free(t)
+
+    def flow_verdict(self, Flow flow, verdict):
+        """DROP_FLOW or RESET outside a handler's answer: holds from the flow's next packet on."""
+        cdef flow_t *f = alive(flow)
+        if verdict.name not in ("DROP_FLOW", "RESET"):
+            raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
+        f.flags |= FLOW_DROPPED | (FLOW_RESETTING if verdict.name == "RESET" else 0)
+
+    def flow_domain(self, domain):
+        """(VLAN ids outermost first, tunnel text or None) of a flow's domain number."""
+        return self.decoder.domain(domain)
+
+    def flow_trouble(self, Flow flow, int side):
+        """Rare counters of what one end sent, as a dict."""
+        cdef flow_t *f = alive(flow)
+        cdef trouble_t *t = <trouble_t *>f.extra
+        names = ("retransmitted_packets", "retransmitted_bytes", "conflict_bytes", "gap_bytes", "out_of_order",
+                 "duplicate_acks", "zero_windows", "refused")
+        if t == NULL:
+            return dict.fromkeys(names, 0)
+        return dict(zip(names, (t.side[side].rexmit_packets, t.side[side].rexmit_bytes, t.side[side].conflict_bytes,
+                                t.side[side].gap_bytes, t.side[side].out_of_order, t.side[side].dup_acks,
+                                t.side[side].zero_windows, t.side[side].refused)))
+
+    def live_flows(self):
+        """A `Flow` for each flow in the table, the one idle for longest first."""
+        cdef flow_t *f = table_first(self.table)
+        found = []
+        while f != NULL:
+            found.append(flow_view(f, self))
+            f = table_next(self.table, f)
+        return found
+
+    @property
+    def clock(self):
+        """Packet time, ns since 1970."""
+        return self.now
+
+    def counters(self):
+        """Every counter, as a plain dict. `packets_in` = forwarded + dropped + held + consumed."""
+        cdef int i
+        n = self.n
+        dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
+        return {
+            "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2]},
+            "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
+            "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
+            "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
+                       "other": n.other, "malformed": n.malformed, "fragments": n.fragments, "bad_checksum": n.bad_checksum},
+            "orphans": {c: n.orphans[i] for i, c in enumerate(ORPHAN_CAUSES) if n.orphans[i]},
+            "refused": {c: n.refused[i] for i, c in enumerate(REFUSALS) if n.refused[i]},
+            "ended": {r: n.ended[i] for i, r in enumerate(REASONS) if n.ended[i]},
+            "decode": self.decoder.counters(), "bus": self.bus.counters(),
+            "reassembly": {"bytes": self.budget.used, "peak": self.budget.peak, "refused": self.budget.refused},
+            "timers": self.timers_live, "ring_lost": self.ring.lost,
+        }
+
+
+cdef flow_t *alive(Flow flow) except NULL:
+    if flow.f == NULL:
+        raise StaleFlow(f"flow {flow.id} has ended: only its id and addresses are left")
+    return flow.f

@@ -1,0 +1,20 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A TCP segment's way through its flow."""
+from mos.core cimport Core
+from mos.events.ring cimport event_t
+from mos.flow.flow cimport flow_t
+from mos.net.packet cimport pkt_t
+from mos.tcp.track cimport scene_t
+
+cdef enum:              # how a segment's way ended
+    WAY_FAILED = -1         # a handler raised and the run is to stop
+    WAY_DONE = 0            # the answer tells whether it is forwarded
+    WAY_REOPENS = 1         # it opens the next connection with the same ends
+    WAY_ANSWERS_OTHER = 2   # it answers a SYN that this flow refused: that connection is the real one
+
+cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil
+cdef int drain(Core k) noexcept nogil
+cdef int tell(Core k, event_t *e) noexcept nogil
+cdef int flush(Core k, flow_t *f, int side) noexcept nogil
+cdef void abort(Core k, scene_t *c) noexcept nogil
+cdef void arm(Core k, flow_t *f) noexcept nogil

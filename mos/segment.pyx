@@ -1,0 +1,438 @@
+"""A TCP segment's way through its flow: classify, track the sender, probe, walk the NFs, commit or abort, track the receiver.
+
+Functions over `Core`, which holds what the stages share; `mos.stack` calls `segment` for every TCP packet of a flow.
+"""
+from libc.string cimport memset
+from mos.core cimport RST_SILENCE_S, Core
+from mos.events.bus cimport MOS_DROP, MOS_HOLD, bus_event
+from mos.events.kinds cimport (
+    GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_ORDER, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT,
+    KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
+from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
+from mos.flow.flow cimport (
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER)
+from mos.flow.table cimport table_promote
+from mos.flow.wheel cimport wheel_arm
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN
+from mos.state.slots cimport slots_abort, slots_commit
+from mos.tcp.classify cimport (
+    SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify)
+from mos.tcp.reasm cimport (
+    reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
+    reasm_ready, reasm_skip, reasm_t)
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
+from mos.tcp.track cimport (
+    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_rst, track_sender)
+from mos.tcp.trouble cimport trouble_of, trouble_t
+
+cdef enum:
+    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
+
+# An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
+cdef int64_t ACKED_GRACE_NS = 1_000_000_000
+cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
+cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
+cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
+
+
+cdef void arm(Core k, flow_t *f) noexcept nogil:
+    """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
+    cdef int64_t a, b
+    if f.proto != IPPROTO_TCP:
+        a = b = k.idle_ns[11]
+    else:
+        a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
+    wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
+
+
+cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
+    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*."""
+    cdef scene_t c
+    cdef judged_t j
+    c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
+    c.s, c.to_server, c.truth = s, s == CLIENT, k.truth
+    k.plan.n = k.plan.len = 0
+    k.plan.to = k.plan.next = f.end[s].offset
+    if fresh:
+        return taken(k, &c)
+    j = classify(f, p, s, k.truth)
+    if f.extra != NULL:
+        j = weigh(k, &c, j)
+    if j.what == SEG_TAKEN:
+        return taken(k, &c)
+    if j.what == SEG_REFUSED:
+        return refuse(k, &c, j)
+    if j.what == SEG_DUPLICATE_SYN:
+        track_duplicate_syn(&c)
+        if drain(k) < 0:
+            return WAY_FAILED
+        slots_commit(&k.undo, f)
+        return WAY_DONE
+    return WAY_ANSWERS_OTHER if j.what == SEG_ANSWERS_OTHER else WAY_REOPENS
+
+cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
+    """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
+    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef end_t *R = &c.flow.end[1 - c.s]
+    if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
+        t.rst_side = 0
+    if t.side[1 - c.s].claims and j.what == SEG_TAKEN and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
+        t.side[1 - c.s].claims = 0
+    if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and j.cause == REFUSED_ACK and seq_gt(c.pkt.ack, R.snd_max):
+        if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
+            t.side[c.s].claims = 0
+            R.snd_max = c.pkt.ack
+            adopt_all(k, c, c.s)
+            return classify(c.flow, c.pkt, c.s, c.truth)
+    return j
+
+cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
+    """What was parked because of an ACK that has been confirmed was good."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef reasm_t *r = <reasm_t *>e.reasm
+    if r != NULL and r.doubt != NULL:
+        reasm_adopt(r, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
+        free_late(k, c, side)
+
+cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
+    """A segment that its receiver would refuse: an Anomaly, and no end or stream changes."""
+    cdef const pkt_t *p = c.pkt
+    cdef flow_t *f = c.flow
+    cdef trouble_t *t = trouble_of(f)
+    cdef end_t *S = &f.end[c.s]
+    cdef event_t *e
+    cdef int64_t off
+    k.n.refused[j.cause] += 1
+    off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
+    if t != NULL:
+        t.side[c.s].refused += 1
+        if j.in_doubt and k.truth == TRUTH_TAP:
+            t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
+            wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
+        elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
+            t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
+        elif j.cause == REFUSED_ACK and seq_gt(p.ack, f.end[1 - c.s].snd_max):
+            t.side[c.s].claims, t.side[c.s].claim = 1, p.ack
+    e = ring_add(&k.ring, f.mask, KIND_OUT_OF_WINDOW, f, p, k.now, c.s, c.to_server)
+    if e != NULL:
+        e.cause = j.cause
+        e.offset = <uint64_t>off if off > 0 else 0
+        e.length = p.payload_len
+    if drain(k) < 0:
+        return -1
+    if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and off >= 0 \
+            and k.answer.verdict < MOS_HOLD:
+        reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, p.payload, p.payload_cap)
+    slots_commit(&k.undo, f)
+    return WAY_DONE
+
+cdef int taken(Core k, scene_t *c) noexcept nogil:
+    """An acceptable segment, all the way."""
+    cdef flow_t *f = c.flow
+    cdef const pkt_t *p = c.pkt
+    if p.tcp_flags & TCP_RST:
+        return reset_seen(k, c)
+    track_sender(c)
+    if drain(k) < 0:
+        return -1
+    if k.truth == TRUTH_TAP and p.tcp_flags & TCP_ACK and evidence(k, c, 1 - c.s, p.ack) < 0:
+        return -1
+    if p.payload_len and stream(k, c) < 0:
+        return -1
+    if k.answer.verdict >= MOS_HOLD:
+        abort(k, c)
+        return WAY_DONE
+    return commit(k, c)
+
+cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
+    """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
+    if drain(k) < 0:
+        return -1
+    if k.answer.verdict < MOS_HOLD:
+        track_rst(c)
+        slots_commit(&k.undo, c.flow)
+        wheel_arm(k.idle, &c.flow.timer, k.now + CLOSED_LINGER_NS)
+        if drain(k) < 0:
+            return -1
+    else:
+        abort(k, c)
+    return WAY_DONE
+
+cdef int stream(Core k, scene_t *c) noexcept nogil:
+    """Probe the payload and offer what is in order. Nothing is consumed before `commit`."""
+    cdef flow_t *f = c.flow
+    cdef const pkt_t *p = c.pkt
+    cdef end_t *S = &f.end[c.s]
+    cdef const uint8_t *data = p.payload
+    cdef uint32_t n = p.payload_cap
+    cdef uint32_t seq = p.seq + (1 if p.tcp_flags & TCP_SYN else 0)
+    cdef int64_t off = <int64_t>S.offset + seq_diff(seq, S.nxt), fin
+    cdef uint32_t cut
+    cdef reasm_t *r = <reasm_t *>S.reasm
+    if not f.mask & WANTS_BYTES:
+        if off > <int64_t>S.offset:
+            out_of_order(k, c, <uint64_t>off, p.payload_len)
+        return drain(k)
+    k.n.reassembled += 1
+    if off < 0:
+        cut = <uint32_t>min(<int64_t>n, -off)
+        data, n, off = data + cut, n - cut, off + cut
+    if S.flags & END_FIN_SENT:
+        fin = <int64_t>S.offset + seq_diff(S.fin_seq, S.nxt)
+        if off + n > fin:
+            n = <uint32_t>(fin - off) if fin > off else 0
+    if n == 0 or off < 0:
+        return 0
+    if p.tcp_flags & TCP_SYN and k.truth == TRUTH_TAP:
+        reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, data, n)
+        return 0
+    if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
+        if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
+            return -1
+    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, S.offset, <uint64_t>off, data, n, f.policy)
+    if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
+        return -1
+    if k.plan.nconf:
+        conflicts(k, c)
+    if k.plan.to == k.plan.next and k.plan.len:
+        out_of_order(k, c, k.plan.off, k.plan.len)
+    if drain(k) < 0:
+        return -1
+    return offer(k, c, &k.plan, c.s, AT_SENDER)
+
+cdef bint hopeless(Core k, const reasm_t *r) noexcept nogil:
+    """The hole will not be filled any more: its receiver had it long ago, or nobody sends it again."""
+    return (r.acked_ns and k.now - r.acked_ns > ACKED_GRACE_NS) or (r.hole_ns and k.now - r.hole_ns > HOLE_AGE_NS)
+
+cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
+    """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
+    cdef end_t *S = &c.flow.end[c.s]
+    if k.truth == TRUTH_INLINE:
+        k.answer.verdict = MOS_DROP
+        k.answer.stopped = 1
+        k.answer.position = 65535
+        k.n.dropped[0] += 1
+        return 0
+    while k.plan.over:
+        if S.reasm == NULL or (<reasm_t *>S.reasm).head == NULL:
+            if give_up(k, c, c.s, off, GAP_CAP) < 0:
+                return -1
+        elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
+            return -1
+        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, S.offset, off, data, n, c.flow.policy)
+    return 0
+
+cdef void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
+    cdef event_t *e
+    if trouble_of(c.flow) != NULL:
+        (<trouble_t *>c.flow.extra).side[c.s].out_of_order += 1
+    e = ring_add(&k.ring, c.flow.mask, KIND_OUT_OF_ORDER, c.flow, c.pkt, k.now, c.s, c.to_server)
+    if e != NULL:
+        e.offset, e.length = off, n
+
+cdef void conflicts(Core k, scene_t *c) noexcept nogil:
+    cdef uint32_t i
+    cdef event_t *e
+    if trouble_of(c.flow) != NULL:
+        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflict_bytes
+    for i in range(k.plan.nconf):
+        e = ring_add(&k.ring, c.flow.mask, KIND_OVERLAP_CONFLICT, c.flow, c.pkt, k.now, c.s, c.to_server)
+        if e != NULL:
+            e.offset, e.length = k.plan.conf[i].off, k.plan.conf[i].len
+            e.old_data, e.data = k.plan.conf[i].old, k.plan.conf[i].new
+
+cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogil:
+    """One StreamData per piece, in order of offset."""
+    cdef event_t e
+    cdef uint32_t i
+    cdef reasm_t *r = <reasm_t *>c.flow.end[side].reasm
+    if not c.flow.mask >> KIND_STREAM_DATA & 1:
+        return 0
+    memset(&e, 0, sizeof(e))
+    e.size, e.kind, e.at, e.side, e.segs = sizeof(event_t), KIND_STREAM_DATA, <uint8_t>at, <uint8_t>side, 1
+    e.to_server = side == CLIENT
+    e.flow, e.pkt, e.now = c.flow, c.pkt, k.now
+    for i in range(plan.n):
+        e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].data
+        e.flags = EV_DOUBTFUL if plan.pieces[i].doubtful else 0
+        if r != NULL and r.offered > e.offset and at == AT_SENDER:
+            e.flags |= EV_REDELIVERED
+        if tell(k, &e) < 0:
+            return -1
+    return 0
+
+cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:
+    """The plan's bytes are delivered: consume them."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef uint32_t i
+    if c.flow.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep:
+        for i in range(plan.n):
+            reasm_keep(<reasm_t **>&e.reasm, &k.limits, &k.budget, plan.pieces[i].data, plan.pieces[i].len,
+                       plan.pieces[i].off + plan.pieces[i].len)
+    if plan.to > plan.next or plan.len:
+        reasm_commit(<reasm_t **>&e.reasm, plan, &k.budget, k.now)
+    e.nxt += <uint32_t>(plan.to - plan.next)
+    e.offset = plan.to
+
+cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
+    """An ACK tells what its sender has: adopt doubtful bytes below it, and note holes that will never be filled."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef reasm_t *r = <reasm_t *>e.reasm
+    cdef int64_t ahead
+    cdef uint64_t hi
+    cdef uint32_t i
+    if not e.flags & END_SEEN:
+        return 0
+    ahead = seq_diff(ack, e.nxt)
+    if e.flags & END_FIN_SENT and seq_gt(ack, e.fin_seq):
+        ahead -= 1
+    if r != NULL and r.doubt != NULL:
+        for i in range(c.pkt.nsack):
+            reasm_adopt(r, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
+                        e.offset + seq_diff(c.pkt.sack[2 * i + 1], e.nxt))
+    if ahead <= 0:
+        return 0
+    hi = e.offset + ahead
+    if not c.flow.mask & WANTS_BYTES:
+        e.nxt += <uint32_t>ahead
+        e.offset = hi
+        track_fin(c, side)
+        return drain(k)
+    if r != NULL and r.doubt != NULL:
+        reasm_adopt(r, &k.budget, e.offset, e.offset, hi)
+    if r != NULL and free_late(k, c, side) < 0:
+        return -1
+    if e.offset < hi:
+        return missing(k, c, side, hi)
+    return 0
+
+cdef int missing(Core k, scene_t *c, int side, uint64_t hi) noexcept nogil:
+    """Bytes below `hi` are acknowledged but unseen: wait a little for a capture out of order, then give them up."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef reasm_t *r = reasm_offered(<reasm_t **>&e.reasm, &k.budget, 0)
+    cdef uint64_t hole, to
+    if r == NULL:
+        return 0
+    if not r.acked_ns:
+        r.acked_ns = k.now
+    while e.offset < hi and r.acked_ns and k.now - r.acked_ns > ACKED_GRACE_NS:
+        hole = reasm_hole(r, e.offset)
+        to = min(hi, e.offset + hole) if hole else hi
+        if give_up(k, c, side, to, GAP_ACKED) < 0:
+            return -1
+        r.acked_ns = k.now - ACKED_GRACE_NS - 1 if e.offset < hi else 0
+    return 0
+
+cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
+    """Deliver what the queue holds at the delivered offset: the other direction, or a skipped hole, set it free."""
+    cdef end_t *e = &c.flow.end[side]
+    reasm_ready(<reasm_t *>e.reasm, &k.late, e.offset)
+    if k.late.to > k.late.next:
+        if offer(k, c, &k.late, side, AT_SENDER) < 0:
+            return -1
+        advance(k, c, &k.late, side)
+    track_fin(c, side)
+    return 0
+
+cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept nogil:
+    """StreamGap for everything below `to`, then what lies behind it."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef event_t gap
+    if to <= e.offset:
+        return 0
+    history_add(c.flow, side, HIST_GAP)
+    if trouble_of(c.flow) != NULL:
+        (<trouble_t *>c.flow.extra).side[side].gap_bytes += to - e.offset
+    if c.flow.mask >> KIND_STREAM_GAP & 1:
+        memset(&gap, 0, sizeof(gap))
+        gap.size, gap.kind, gap.side, gap.segs = sizeof(event_t), KIND_STREAM_GAP, <uint8_t>side, 1
+        gap.to_server, gap.cause = side == CLIENT, <uint8_t>cause
+        gap.flow, gap.pkt, gap.now = c.flow, c.pkt, k.now
+        gap.offset, gap.length = e.offset, to - e.offset
+        if tell(k, &gap) < 0:
+            return -1
+    e.nxt += <uint32_t>(to - e.offset)
+    e.offset = to
+    if e.reasm == NULL:
+        track_fin(c, side)
+        return 0
+    reasm_skip(<reasm_t *>e.reasm, &k.budget, to)
+    return free_late(k, c, side)
+
+cdef int commit(Core k, scene_t *c) noexcept nogil:
+    """The packet is forwarded: its receiver has it from now on."""
+    cdef flow_t *f = c.flow
+    cdef end_t *S = &f.end[c.s]
+    cdef int64_t ahead
+    if c.pkt.payload_len and not f.mask & WANTS_BYTES:
+        ahead = seq_diff(c.pkt.seq + c.pkt.payload_len + (1 if c.pkt.tcp_flags & TCP_SYN else 0), S.nxt)
+        if ahead > 0:
+            S.nxt += <uint32_t>ahead
+            S.offset += ahead
+    elif k.plan.n or k.plan.len:
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.plan, c.s, AT_RECEIVER) < 0:
+            return -1
+        advance(k, c, &k.plan, c.s)
+    track_receiver(c)
+    if S.flags & END_FIN_SENT:
+        track_fin(c, c.s)
+    if k.bus.want_receiver >> KIND_PACKET_IN & 1:
+        packet_at_receiver(k, c)
+    if drain(k) < 0:
+        return -1
+    slots_commit(&k.undo, f)
+    if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
+        table_promote(k.table, f)
+    if f.end[c.s].flags & END_FIN_SENT and track_over(f) and not f.flags & FLOW_CLOSED:
+        f.end_reason = END_FIN
+        f.flags |= FLOW_CLOSED
+        arm(k, f)
+    return 0
+
+cdef void packet_at_receiver(Core k, scene_t *c) noexcept nogil:
+    cdef event_t *e = ring_add(&k.ring, c.flow.mask, KIND_PACKET_IN, c.flow, c.pkt, k.now, c.s, c.to_server)
+    if e != NULL:
+        e.at = AT_RECEIVER
+
+cdef void abort(Core k, scene_t *c) noexcept nogil:
+    """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""
+    cdef end_t *S = &c.flow.end[c.s]
+    if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
+        reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
+    slots_abort(&k.undo, c.flow)
+
+cdef int drain(Core k) noexcept nogil:
+    """Hand the ring's events out, oldest first."""
+    cdef uint32_t i = 0
+    while i < k.ring.n:
+        if tell(k, &k.ring.ev[i]) < 0:
+            return -1
+        i += 1
+    k.ring.n = 0
+    return 0
+
+cdef int tell(Core k, event_t *e) noexcept nogil:
+    k.n.events[e.kind] += 1
+    return bus_event(k.bus, e, &k.answer)
+
+
+cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
+    """The flow ends: deliver what waits behind holes, each hole a StreamGap, and tell of bytes acknowledged but unseen."""
+    cdef scene_t c
+    cdef end_t *e = &f.end[side]
+    cdef const end_t *peer = &f.end[1 - side]
+    cdef int64_t ahead
+    c.flow, c.pkt, c.ring, c.want, c.now = f, NULL, &k.ring, f.mask, k.now
+    c.s, c.to_server, c.truth = side, side == CLIENT, k.truth
+    if not f.mask & WANTS_BYTES or not e.flags & END_SEEN:
+        return 0
+    while reasm_hole(<reasm_t *>e.reasm, e.offset):
+        if give_up(k, &c, side, e.offset + reasm_hole(<reasm_t *>e.reasm, e.offset), GAP_CLOSE) < 0:
+            return WAY_FAILED
+    if peer.flags & END_ACKED and k.truth == TRUTH_TAP:
+        ahead = seq_diff(peer.last_ack, e.nxt)
+        if e.flags & END_FIN_SENT and seq_gt(peer.last_ack, e.fin_seq):
+            ahead -= 1
+        if ahead > 0 and give_up(k, &c, side, e.offset + ahead, GAP_CLOSE) < 0:
+            return WAY_FAILED
+    return drain(k)

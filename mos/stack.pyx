@@ -1,0 +1,604 @@
+"""The run loop: one packet after the other, each to completion, because the next may depend on what was said of it.
+
+    recv_batch > decode > flow table > classify > track sender > probe > walk the NFs > commit or abort
+               > track receiver > rewrite > send
+
+TCP's part, from classify to track receiver, is `mos.segment`.
+"""
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from mos.events.bus cimport (
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, bus_drop_gil, bus_event, bus_take_gil)
+from mos.events.kinds cimport (
+    CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_END, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN,
+    KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_STOPPED,
+    ORPHAN_TABLE_FULL)
+from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
+from mos.flow.flow cimport (
+    CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
+    FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
+from mos.flow.table cimport table_alias, table_create, table_find, table_first, table_remove, table_touch, table_victim
+from mos.flow.view cimport Flow, flow_view_end
+from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
+from mos.net.bpf cimport bpf_run
+from mos.net.decode cimport decode
+from mos.net.packet cimport (
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
+from mos.net.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
+from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
+from mos.segment cimport (
+    WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
+from mos.state.slots cimport slots_close, slots_commit, slots_open, undo_begin
+from mos.tcp.seq cimport seq_diff
+from mos.tcp.reasm cimport reasm_free, reasm_t
+from mos.tcp.track cimport HIST_CHECKSUM, history_add, scene_t, track_open, track_time_out
+from mos.tcp.trouble cimport trouble_of, trouble_t
+
+import ipaddress
+
+from mos.errors import VerdictError
+
+cdef extern from "Python.h":
+    void *PyEval_SaveThread() nogil
+    int PyErr_CheckSignals() except -1
+
+cdef enum:
+    BATCH = 64              # the GIL is taken once per batch at most; 64 frames' headers fit the L1 cache
+    TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets: some 10 ms
+    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
+
+
+@cython.final
+cdef class Stack(Core):
+    """Decode, track, reassemble, ask, forward."""
+
+    def run(self, Source source):
+        """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
+        cdef int rc
+        self.bus.saved = PyEval_SaveThread()
+        self.bus.holding = 0
+        rc = self.loop(source)
+        bus_take_gil(self.bus)
+        if self.bus.failed:
+            raise self.bus.error
+        return rc
+
+    cdef int loop(self, Source source) noexcept nogil:
+        cdef pkt_t batch[BATCH]
+        cdef int n, i
+        memset(batch, 0, sizeof(batch))
+        while not self.stop:
+            n = source.recv_batch(batch, BATCH)
+            if n <= 0:
+                return n
+            for i in range(n):
+                if self.packet(&batch[i]) < 0:
+                    return -2
+                if self.stop:
+                    break
+            self.batches += 1
+            if self.batches % TICK_BATCHES == 0:
+                bus_take_gil(self.bus)
+                if (<int (*)(Stack) noexcept nogil>tick_of)(self):
+                    return -2
+            bus_drop_gil(self.bus)
+        return 0
+
+    def feed(self, frame, int64_t ts, linktype=1):
+        """One packet from memory; True if it was forwarded. What tests and embedding programs call."""
+        cdef pkt_t p
+        cdef bytes held = bytes(frame)
+        cdef uint64_t before = self.n.forwarded
+        memset(&p, 0, sizeof(p))
+        p.frame = <const uint8_t *><char *>held
+        p.caplen = p.wirelen = <uint32_t>len(held)
+        p.ts = ts
+        p.number = self.n.packets_in + 1
+        p.linktype = linktype
+        self.bus.holding = 1
+        self.packet(&p)
+        if self.bus.failed:
+            raise self.bus.error
+        return self.n.forwarded > before
+
+    def finish_all(self):
+        """End every flow, oldest first, as at the end of a run. Raises like `run`."""
+        cdef flow_t *f
+        self.bus.holding = 1
+        while not self.bus.failed:
+            f = table_first(self.table)
+            if f == NULL:
+                break
+            self.end_flow(f, END_SHUTDOWN)
+        if self.bus.failed:
+            raise self.bus.error
+
+    def shut(self):
+        """Release every flow without telling anybody: after a failure."""
+        cdef flow_t *f
+        self.bus.any_mask = 0
+        while True:
+            f = table_first(self.table)
+            if f == NULL:
+                return
+            f.mask = 0
+            f.set_id = 0
+            self.release(<size_t>f)
+
+    def halt(self):
+        """Stop after the packet in hand."""
+        self.stop = 1
+
+    cdef int packet(self, pkt_t *p) noexcept nogil:
+        """One packet, to completion. -1: a handler raised and the run is to stop."""
+        self.n.packets_in += 1
+        self.n.bytes_in += p.wirelen
+        if p.ts > self.now:
+            self.now = p.ts
+        if wheel_due(self.idle, self.now) or wheel_due(self.timers, self.now):
+            if self.expire() < 0:
+                return -1
+        answer_reset(&self.answer)
+        self.edited = 0
+        self.ring.n = 0
+        if self.selection is not None and not bpf_run(self.selection.program(p.linktype), p.frame, p.caplen, p.wirelen):
+            self.n.unselected += 1
+            return self.finish(p, NULL, 0)
+        self.n.decoded += 1
+        if decode(self.dec, p) == PKT_FLOW:
+            return self.flow_packet(p)
+        self.n.other += 1
+        ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
+        if p.status == PKT_MALFORMED:
+            self.n.malformed += 1
+            self.malformed(p)
+        elif p.status == PKT_FRAGMENT:
+            self.n.fragments += 1
+        if drain(self) < 0:
+            return -1
+        return self.finish(p, NULL, 0)
+
+    cdef void malformed(self, const pkt_t *p) noexcept nogil:
+        cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_MALFORMED, NULL, p, self.now, 0, 1)
+        if e != NULL:
+            e.cause = p.cause
+
+    cdef int flow_packet(self, pkt_t *p) noexcept nogil:
+        """Find or make the flow, then by transport."""
+        cdef const alias_t *via = NULL
+        cdef flow_t *f = table_find(self.table, &p.key, &via)
+        cdef int s, way, fresh = 0
+        cdef event_t *e
+        if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
+            return self.bad_checksum(p, f)
+        if f == NULL:
+            f = self.admit(p)
+            if f == NULL:
+                return -1 if self.bus.failed else self.finish(p, NULL, 0)
+            fresh = 1
+        s = flow_side(f, p.from_hi) if via == NULL else (CLIENT if p.from_hi == via.client_hi else SERVER)
+        f.end[s].packets += 1
+        f.end[s].bytes += p.wirelen
+        f.end[s].payload += p.payload_len
+        f.last_ns = self.now
+        self.n.tracked += 1
+        undo_begin(&self.undo, f)
+        table_touch(self.table, f)
+        if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
+            return self.drop_on(p, f)
+        e = ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
+        if fresh:
+            e = ring_add(&self.ring, f.mask, KIND_FLOW_START, f, p, self.now, s, s == CLIENT)
+            if e != NULL and f.flags & FLOW_MIDSTREAM:
+                e.flags = EV_MIDSTREAM
+        if p.proto == IPPROTO_TCP:
+            way = segment(self, f, p, s, fresh)
+        else:
+            way = self.datagram(f, p, s)
+        if way == WAY_DONE:
+            return self.finish(p, f, s)
+        if way == WAY_FAILED:
+            return -1
+        return self.reopen(f, p, s, way == WAY_ANSWERS_OTHER)
+
+    cdef int drop_on(self, pkt_t *p, flow_t *f) noexcept nogil:
+        """A further packet of a flow that was dropped or reset."""
+        cdef int s = flow_side(f, p.from_hi)
+        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING else MOS_DROP_FLOW
+        self.answer.position = f.spare
+        self.n.orphans[ORPHAN_STOPPED] += 1
+        return self.finish(p, f, s)
+
+    cdef int bad_checksum(self, pkt_t *p, flow_t *f) noexcept nogil:
+        """Forwarded as it came: a host will refuse it, so it changes nothing here."""
+        cdef event_t *e
+        cdef uint64_t want = f.mask if f != NULL else self.bus.any_mask
+        cdef int s = flow_side(f, p.from_hi) if f != NULL else 0
+        self.n.bad_checksum += 1
+        if f != NULL:
+            history_add(f, s, HIST_CHECKSUM)
+        e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, 0, 1)
+        if e != NULL:
+            e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
+        if drain(self) < 0:
+            return -1
+        return self.finish(p, f, s)
+
+    cdef flow_t *admit(self, const pkt_t *p) noexcept nogil:
+        """A new flow for `p`, or NULL: it starts none (an Orphan is raised) or a handler raised while one was evicted."""
+        cdef flow_t *f
+        cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
+        cdef int client_hi = p.from_hi
+        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN:
+            if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST or not p.tcp_flags & TCP_ACK:
+                self.orphan(p, ORPHAN_NO_SYN)
+                return NULL
+            midstream = 1
+            if p.tcp_flags & TCP_SYN or p.sport < p.dport:
+                client_hi = 1 - client_hi
+        f = table_create(self.table, &p.key, embryonic)
+        if f == NULL:
+            if self.make_room(p) < 0:
+                return NULL
+            f = table_create(self.table, &p.key, embryonic)
+            if f == NULL:
+                self.orphan(p, ORPHAN_TABLE_FULL)
+                return NULL
+        f.client_hi = <uint8_t>client_hi
+        f.proto = p.proto
+        f.policy = self.policy
+        f.set_id = 0
+        f.mask = self.bus.sets[0].mask
+        f.first_ns = f.last_ns = self.now
+        if self.layout != NULL and slots_open(self.layout, f) < 0:
+            table_remove(self.table, f)
+            self.orphan(p, ORPHAN_TABLE_FULL)
+            return NULL
+        if midstream:
+            f.flags |= FLOW_MIDSTREAM
+            if self.pickup == PICKUP_STATE:
+                f.mask &= ~<uint64_t>WANTS_BYTES
+        if p.proto == IPPROTO_TCP:
+            track_open(f, p, midstream)
+        self.arm(f)
+        return f
+
+    cdef int make_room(self, const pkt_t *p) noexcept nogil:
+        """Make room: the oldest embryonic flow goes, else the one that was silent for longest. Never in silence."""
+        cdef flow_t *victim = table_victim(self.table)
+        cdef event_t *e
+        if victim == NULL:
+            return 0
+        e = ring_add(&self.ring, self.bus.any_mask, KIND_CAP_REACHED, NULL, p, self.now, 0, 1)
+        if e != NULL:
+            e.cause = CAP_FLOWS
+        if drain(self) < 0:
+            return -1
+        return self.end_flow(victim, END_EVICTED)
+
+    cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil:
+        cdef event_t *e
+        self.n.orphans[cause] += 1
+        ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
+        e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, NULL, p, self.now, 0, 1)
+        if e != NULL:
+            e.cause = <uint8_t>cause
+        return drain(self)
+
+    cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
+        """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
+        cdef scene_t c
+        cdef event_t *e
+        c.flow, c.pkt, c.s = f, p, s
+        if p.payload_cap:
+            e = ring_add(&self.ring, f.mask, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
+            if e != NULL:
+                e.offset = f.end[s].offset
+                e.length = p.payload_cap
+                e.data = p.payload
+        if drain(self) < 0:
+            return WAY_FAILED
+        if self.answer.verdict >= MOS_HOLD:
+            abort(self, &c)
+        else:
+            f.end[s].offset += p.payload_cap
+            slots_commit(&self.undo, f)
+        return WAY_DONE
+
+    cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
+        """The next connection between the same ends: end this one, then take the packet as the first of a new one."""
+        cdef trouble_t t
+        cdef flow_t *g
+        f.end[s].packets -= 1
+        f.end[s].bytes -= p.wirelen
+        f.end[s].payload -= p.payload_len
+        self.n.tracked -= 1
+        self.ring.n = 0
+        if answers_other:
+            memcpy(&t, f.extra, sizeof(t))
+        if self.end_flow(f, END_REUSED) < 0:
+            return -1
+        if not answers_other:
+            return self.flow_packet(p)
+        g = self.admit(p)
+        if g == NULL:
+            return -1 if self.bus.failed else self.finish(p, NULL, 0)
+        g.client_hi = 1 - p.from_hi
+        g.flags &= ~FLOW_MIDSTREAM
+        g.end[CLIENT].iss = t.syn_seq
+        g.end[CLIENT].flags |= END_SYN
+        g.first_ns = t.syn_ns
+        return self.flow_packet(p)
+
+    cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
+        """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
+        if self.answer.edits != NULL:
+            bus_take_gil(self.bus)
+            if (<int (*)(Stack, pkt_t *, flow_t *) noexcept nogil>settle_edits)(self, p, f) < 0:
+                return -1
+        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
+            if p.reassembled:
+                self.answer.verdict, self.answer.position = MOS_DROP, 65535
+                self.n.dropped[1] += 1
+            else:
+                if not self.edited:
+                    self.out_len = frame_copy(self.out, p)
+                    self.edited = 1
+                rewrite_flow(self.out, p, f, s)
+        if self.answer.verdict >= MOS_DROP:
+            self.sentence(p, f)
+        else:
+            self.n.forwarded += 1
+            self.n.packets_out += 1
+            if self.writer is not None:
+                self.writer.write(p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
+                                  p.wirelen)
+        if self.answer.verdict and self.on_verdict is not None:
+            bus_take_gil(self.bus)
+            (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
+        answer_clear(self.bus, &self.answer)
+        self.ring.n = 0
+        return -1 if self.bus.failed else 0
+
+    cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil:
+        """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
+        cdef uint32_t n
+        cdef int way
+        if self.answer.position != 65535:
+            self.dropped_by[self.answer.position] += 1
+        if f == NULL or self.answer.verdict < MOS_DROP_FLOW:
+            return
+        f.spare = <uint8_t>self.answer.position
+        f.flags |= FLOW_DROPPED
+        if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
+            f.flags |= FLOW_RESETTING
+            for way in range(2):
+                n = make_reset(self.out, p, f, way)
+                if n:
+                    self.n.injected += 1
+                    self.n.packets_out += 1
+                    if self.writer is not None:
+                        self.writer.write(p, self.out, n, n)
+
+    cdef int end_flow(self, flow_t *f, int reason) noexcept nogil:
+        """FlowEnd, exactly once and last, then everything the flow holds is released."""
+        cdef trouble_t *t = <trouble_t *>f.extra
+        cdef event_t *e
+        cdef int side
+        cdef uint32_t n = self.ring.n
+        if not f.end_reason:
+            f.end_reason = <uint8_t>reason
+            if t != NULL and t.rst_side and reason != END_EVICTED:
+                f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
+        undo_begin(&self.undo, f)
+        if f.proto == IPPROTO_TCP:
+            for side in range(2):
+                if flush(self, f, side) < 0:
+                    return -1
+        self.n.ended[f.end_reason] += 1
+        e = ring_add(&self.ring, f.mask, KIND_FLOW_END, f, NULL, self.now, 0, 1)
+        if e != NULL:
+            e.cause = f.end_reason
+            if drain(self) < 0:
+                return -1
+        self.release(f)
+        return 0
+
+    cdef void release(self, flow_t *f) noexcept nogil:
+        cdef trouble_t *t = <trouble_t *>f.extra
+        wheel_cancel(self.idle, &f.timer)
+        reasm_free(<reasm_t **>&f.end[0].reasm, &self.budget)
+        reasm_free(<reasm_t **>&f.end[1].reasm, &self.budget)
+        if f.view != NULL or f.slots != NULL or (t != NULL and t.timers != NULL):
+            if self.layout == NULL or self.layout.objects or f.view != NULL or (t != NULL and t.timers != NULL):
+                bus_take_gil(self.bus)
+            (<void (*)(Stack, flow_t *) noexcept nogil>release_objects)(self, f)
+        free(f.extra)
+        f.extra = NULL
+        self.undo.flow = NULL
+        table_remove(self.table, f)
+
+    cdef int expire(self) noexcept nogil:
+        """Everything that has come due in packet time: idle flows first, then user timers in order."""
+        cdef void *node
+        answer_reset(&self.answer)
+        self.ring.n = 0
+        while True:
+            node = wheel_expire(self.idle, self.now)
+            if node == NULL:
+                break
+            if self.idle_out(<flow_t *>(<char *>node - <size_t>&(<flow_t *>NULL).timer)) < 0:
+                return -1
+        while True:
+            node = wheel_expire(self.timers, self.now)
+            if node == NULL:
+                break
+            if self.fire(<user_timer_t *>node) < 0:
+                return -1
+        answer_clear(self.bus, &self.answer)
+        return 0
+
+    cdef int idle_out(self, flow_t *f) noexcept nogil:
+        """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
+        cdef trouble_t *t = <trouble_t *>f.extra
+        cdef scene_t c
+        cdef int64_t wait
+        if t != NULL and t.rst_side and self.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
+            return self.end_flow(f, END_IDLE)
+        if f.flags & FLOW_CLOSED and f.end_reason > 1:
+            return self.end_flow(f, END_IDLE)
+        arm(self, f)
+        if f.timer.when > self.now:
+            return 0
+        wheel_cancel(self.idle, &f.timer)
+        if f.flags & FLOW_CLOSED:
+            c.flow, c.pkt, c.ring, c.want, c.now = f, NULL, &self.ring, f.mask, self.now
+            c.s, c.to_server, c.truth = CLIENT, 1, self.truth
+            track_time_out(&c)
+            if drain(self) < 0:
+                return -1
+        return self.end_flow(f, END_IDLE)
+
+    cdef int fire(self, user_timer_t *t) noexcept nogil:
+        """One user timer: its handlers, then again or gone."""
+        cdef event_t e
+        cdef int rc
+        memset(&e, 0, sizeof(e))
+        e.size, e.kind, e.segs, e.to_server = sizeof(event_t), KIND_TIMER, 1, 1
+        e.flow, e.now, e.obj = t.flow, t.node.when, t.value
+        e.arg = <int64_t>t.handle
+        if t.period:
+            wheel_arm(self.timers, &t.node, t.node.when + t.period)
+        rc = tell(self, &e)
+        if not t.period:
+            bus_take_gil(self.bus)
+            (<void (*)(Stack, user_timer_t *) noexcept nogil>drop_timer_of)(self, t)
+        return rc
+
+    cdef int tick(self) noexcept:
+        """Progress, and Ctrl-C: a signal raises here, between two packets."""
+        try:
+            PyErr_CheckSignals()
+            if self.on_tick is not None:
+                self.on_tick(self.n.packets_in)
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+        return self.bus.failed
+
+    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept:
+        """Apply what handlers answered: other bytes, other addresses for the flow, another TTL."""
+        try:
+            for position, offset, payload in <list>self.answer.edits:
+                if payload[0] == "replace":
+                    self.replace(p, f, offset, payload[1])
+                else:
+                    self.rename(p, f, position, payload[1], payload[2], payload[3])
+            return 0
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+            return -1
+
+    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1:
+        """Other bytes at a stream offset of this packet: only what this packet brings can still be changed."""
+        cdef int64_t at = 0
+        cdef int s
+        if f != NULL and p.proto == IPPROTO_TCP:
+            s = flow_side(f, p.from_hi)
+            at = <int64_t>(offset - f.end[s].offset) - seq_diff(p.seq + (1 if p.tcp_flags & TCP_SYN else 0), f.end[s].nxt)
+        if not self.edited:
+            self.out_len = frame_copy(self.out, p)
+            self.edited = 1
+        if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
+                               "forwarded: Replace reaches only the packet at hand")
+        return 0
+
+    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
+        """Other names for the rest of the flow (its second key must be free), or another TTL for this packet."""
+        cdef key_t k
+        cdef uint8_t client_hi = 0
+        cdef const key_t *was
+        cdef uint8_t[32] addr
+        cdef uint16_t cport, sport
+        cdef int rc
+        if ttl is not None:
+            if not self.edited:
+                self.out_len = frame_copy(self.out, p)
+                self.edited = 1
+            set_ttl(self.out, p, ttl)
+        if client is None and server is None:
+            return 0
+        if f == NULL:
+            raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
+        was = flow_name_at(f, position, &client_hi)
+        memcpy(addr, was.hi_addr if client_hi else was.lo_addr, 16)
+        memcpy(addr + 16, was.lo_addr if client_hi else was.hi_addr, 16)
+        cport, sport = was.hi_port if client_hi else was.lo_port, was.lo_port if client_hi else was.hi_port
+        if client is not None:
+            put_address(addr, client[0], was.ipver)
+            cport = client[1]
+        if server is not None:
+            put_address(addr + 16, server[0], was.ipver)
+            sport = server[1]
+        client_hi = <uint8_t>key_make(&k, was, addr, cport, addr + 16, sport)
+        rc = table_alias(self.table, f, &k, client_hi, position)
+        if rc <= 0:
+            raise VerdictError(f"packet {p.number}: the flow cannot be named {client} > {server}: " +
+                               ("another flow has that name" if rc == 0 else "a flow has at most four names"))
+        return 0
+
+    cdef void report(self, pkt_t *p, flow_t *f) noexcept:
+        """Hand the verdict on this packet to the recorder."""
+        try:
+            reason = <object>self.answer.reason if self.answer.reason != NULL else None
+            if reason is None and self.answer.why != NULL:
+                reason = self.answer.why.decode()
+            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+
+
+cdef int tick_of(Stack s) noexcept:
+    return s.tick()
+
+
+cdef int settle_edits(Stack s, pkt_t *p, flow_t *f) noexcept:
+    return s.settle_edits(p, f)
+
+
+cdef void report_of(Stack s, pkt_t *p, flow_t *f) noexcept:
+    s.report(p, f)
+
+
+cdef void drop_timer_of(Stack s, user_timer_t *t) noexcept:
+    s.drop_timer(t)
+
+
+cdef void release_objects(Stack s, flow_t *f) noexcept:
+    """Timers, the Python view and slots of a flow that ends; holds the GIL where any of them is an object."""
+    cdef trouble_t *t = <trouble_t *>f.extra
+    if t != NULL:
+        while t.timers != NULL:
+            s.drop_timer(<user_timer_t *>t.timers)
+    if f.view != NULL:
+        flow_view_end(f)
+    if f.slots != NULL:
+        slots_close(s.layout, f)
+
+
+cdef int put_address(uint8_t *to, text, int ipver) except -1:
+    """The 16 bytes of key_t for an address given as text."""
+    address = ipaddress.ip_address(text)
+    if address.version != ipver:
+        raise VerdictError(f"{text} is IPv{address.version}, the flow is IPv{ipver}")
+    cdef bytes packed = address.packed
+    memset(to, 0, 16)
+    memcpy(to, <const char *>packed, len(packed))
+    return 0

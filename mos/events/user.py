@@ -10,13 +10,10 @@
 import ipaddress
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, dataclass_transform
 
 from mos.errors import UsageError
 from mos.events.views import AppEvent
-
-if TYPE_CHECKING:
-    from mos.flow.view import Flow
 
 RECORD_MAX = 4096   # bytes: a queue of user events is bounded by their number, so one of them must be bounded too
 _REQUIRED: Any = object()
@@ -190,15 +187,15 @@ class _Record(type):
 class UserEvent(AppEvent, metaclass=_Record):
     """Base of user-defined events: annotate its fields, publish it with `derive`. Instances cannot be changed.
 
-    `flow` and `time` are filled in when it is published, from the event its handler was given; pass `flow=` to name
-    another flow. Unlike built-in events it is never stale. Raises UsageError for values that do not fit their fields.
+    `flow`, `time` and `to_server` are filled in when it is published, from the event its handler was given. Unlike built-in
+    events it is never stale. Raises UsageError for values that do not fit their fields.
     """
     if TYPE_CHECKING:
-        _declared: "dict[str, _Declared]"
-        _slots: "tuple[Slot, ...]"
-        _size: int
+        _declared: "ClassVar[dict[str, _Declared]]"
+        _slots: "ClassVar[tuple[Slot, ...]]"
+        _size: ClassVar[int]
 
-    def __init__(self, *args: Any, flow: "Flow | None" = None, **values: Any) -> None:
+    def __init__(self, *args: Any, **values: Any) -> None:
         cls = type(self)
         if len(args) > len(cls._declared):
             raise UsageError(f"{cls.__name__} has {len(cls._declared)} fields, not {len(args)}")
@@ -213,7 +210,7 @@ class UserEvent(AppEvent, metaclass=_Record):
             object.__setattr__(self, field, value if value is d.default else _coerce(cls.__name__, field, d, value))
         if values:
             raise UsageError(f"{cls.__name__} has no field {min(values)!r}; it has {', '.join(cls._declared) or 'none'}")
-        self._record(flow)
+        self._record()
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise UsageError(f"{type(self).__name__}.{name} cannot be changed: make another {type(self).__name__}")

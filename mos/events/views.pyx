@@ -328,9 +328,8 @@ cdef class Event:
             stale(self, "keep")
         return self if self.e == &self.own else event_copy(self)
 
-    def _record(self, Flow flow=None):
+    def _record(self):
         """Make this event its own storage: user-defined ones are never stale."""
-        self._flow = flow
         self.own.kind = KIND_USER
         self.own.size = sizeof(event_t)
         self.own.flags = EV_KEPT
@@ -391,8 +390,6 @@ cdef class Event:
         return self.e.to_server != 0
 
 cdef tuple event_names(Event v, str what):
-    cdef const key_t *key
-    cdef uint8_t client_hi
     if v._names is not None:
         return v._names
     if v.e == NULL:
@@ -404,10 +401,15 @@ cdef tuple event_names(Event v, str what):
         return v._names
     if v.e.flow == NULL:
         return _NOBODY
-    key = flow_name_at(v.e.flow, v.e.position, &client_hi)
-    v._names = names_of(key, client_hi)
+    v._names = names_at(v.e)
     v.cached = True
     return v._names
+
+
+cdef tuple names_at(const event_t *e):
+    cdef uint8_t client_hi
+    cdef const key_t *key = flow_name_at(e.flow, e.position, &client_hi)
+    return names_of(key, client_hi)
 
 
 cdef Packet packet_view(const event_t *e):
@@ -449,22 +451,13 @@ cdef void view_forget(Event v) noexcept:
 
 
 cdef void view_stamp(Event v, const event_t *cause, object engine):
-    """A user-defined event is published: it takes time, direction, place and, unless it names one, flow of its cause."""
+    """A user-defined event is published: it takes time, direction, place and flow of its cause."""
     v.own.now = cause.now
     v.own.to_server = cause.to_server
     v.own.at = cause.at
     v.own.position = cause.position
-    if v._flow is None and cause.flow != NULL:
-        v._flow = flow_view(cause.flow, engine)
-        v._names = None
-        if cause.flow.alias != NULL:
-            v._names = event_names_at(cause)
-
-
-cdef tuple event_names_at(const event_t *e):
-    cdef uint8_t client_hi
-    cdef const key_t *key = flow_name_at(e.flow, e.position, &client_hi)
-    return names_of(key, client_hi)
+    v._flow = flow_view(cause.flow, engine) if cause.flow != NULL else None
+    v._names = names_at(cause) if cause.flow != NULL and cause.flow.alias != NULL else None
 
 
 cdef str brief(object value):

@@ -1,11 +1,14 @@
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Callable, Literal
 
+from typing_extensions import disjoint_base
+
 STATES: tuple[str, ...]
 REASONS: tuple[str, ...]
 ICMP_PAIRS: dict[int, int]
 ICMPV6_PAIRS: dict[int, int]
 
+@disjoint_base
 class Flow:
     @property
     def id(self) -> int: ...
@@ -85,6 +88,7 @@ class Flow:
     def verdict(self, verdict: Any) -> None: ...
     def __hash__(self) -> int: ...
 
+@disjoint_base
 class Side:
     @property
     def address(self) -> str: ...

@@ -123,8 +123,6 @@ def _coerce(owner: str, name: str, d: _Declared, value: Any) -> Any:
 def _declare(owner: str, name: str, annotation: Any, default: Any) -> _Declared:
     """What `name: annotation = default` declares."""
     kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", repr(annotation))
-    if name.startswith("_") or hasattr(AppEvent, name):
-        raise UsageError(f"{owner}.{name}: every event has a {name} already; choose another name")
     if isinstance(default, _Declared):
         if kind != ("bytes" if default.type == "bytes" else "str"):
             raise UsageError(f"{owner}.{name}: {default.type} fields are annotated "
@@ -172,6 +170,8 @@ class _Record(type):
         for field, annotation in own.items():
             if field in declared:
                 raise UsageError(f"{name}.{field} is declared by a class it derives from already")
+            if field.startswith("_") or any(hasattr(base, field) for base in bases):
+                raise UsageError(f"{name}.{field}: names with a leading _ and those that every event has are taken; choose another name")
             declared[field] = _declare(name, field, annotation, namespace.pop(field, _REQUIRED))
         required = [d.default is _REQUIRED for d in declared.values()]
         if sorted(required, reverse=True) != required:

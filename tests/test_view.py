@@ -4,6 +4,7 @@ import weakref
 
 import driver
 import pytest
+from hypothesis import given, strategies as st
 
 from mos.errors import StaleFlow
 from mos.events import spec
@@ -178,3 +179,13 @@ def test_community_id_is_the_published_one(proto, client, server, first, second,
 def test_community_id_takes_a_seed():
     assert view.community_id(6, 4, packed("128.232.110.120"), packed("66.35.250.204"), 34855, 80,
                              seed=1) == "1:3V71V58M3Ksw/yuFALMcW0LAHvc="
+
+
+@given(st.tuples(st.binary(min_size=4, max_size=4), st.integers(0, 65535)), st.tuples(st.binary(min_size=4, max_size=4),
+       st.integers(0, 65535)), st.booleans())
+def test_both_directions_have_one_community_id(one, other, same_host):
+    if same_host:
+        other = (one[0], other[1])
+    there = view.community_id(17, 4, one[0], other[0], one[1], other[1])
+    assert there == view.community_id(17, 4, other[0], one[0], other[1], one[1])
+    assert there != view.community_id(6, 4, one[0], other[0], one[1], other[1])

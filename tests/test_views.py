@@ -261,13 +261,13 @@ def test_who_else_holds_a_view_is_seen():
     assert cy.held_elsewhere() == (False, True, 1)
 
 
-def test_logged_fields_are_plain_json():
+def test_logged_fields_are_plain_json(rig):
     class Odd(UserEvent):
         raw: bytes = Blob(8)
         text: str = Text(8)
 
     assert views.event_fields(Odd(b"ab", "x")) == {"to_server": False, "raw": "crc32:9e83486d", "text": "x"}
-    ev = cy.Rig().view(bit("Timer"), obj=object())
+    ev = rig.view(bit("Timer"), obj=object())
     assert views.event_fields(ev) == {"to_server": False, "value": "<object>"}
 
 

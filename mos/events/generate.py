@@ -8,7 +8,10 @@ import re
 import sys
 from pathlib import Path
 
-from mos.events import spec
+try:
+    from mos.events import spec
+except ImportError:     # nothing is compiled yet: `python mos/events/generate.py`
+    import spec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -21,7 +24,8 @@ ENUMS = {
     "REFUSED": spec.REFUSALS, "MALFORMED": spec.MALFORMED, "ORPHAN": spec.ORPHAN_CAUSES, "SIDE": spec.SIDES,
     "CHECKSUM": ("transport", "ip"), "CAP": next(f.values for f in spec.BY_NAME["CapReached"].fields),
 }
-TYPES = {"int": "int", "bool": "bool", "enum": "str", "bytes": "bytes", "str": "str", "ip": "str", "object": "Any"}
+TYPES = {"int": "int", "bool": "bool", "bytes": "bytes", "str": "str", "ip": "str", "object": "Any", "flow": "Flow"}
+FLOW = (spec.Field("flow", "flow", "", ""), *(f for f in spec.FLOW_FIELDS if f.slot == "address"))
 GETTERS = {
     "int": "return self.e.{slot}",
     "bool": "return self.e.{slot} != 0",
@@ -146,6 +150,95 @@ def views_pxd():
     return f"# {NOTE}\n{PXD}" + fill("views.pxd.in", {})
 
 
+def type_of(field):
+    return f"_{prefix_of(field).title()}" if field.type == "enum" else TYPES[field.type]
+
+
+def stub_properties(fields):
+    return "".join(f"    @property\n    def {f.name}(self) -> {type_of(f)}: ...\n" for f in fields)
+
+
+def stub_class(kind):
+    body = stub_properties(kind.fields)
+    if kind.name == "FlowEvent":    # below it there always is one, which spares every handler a test
+        body += stub_properties(FLOW)
+    return f"\nclass {kind.name}({kind.parent}):" + (f"\n{body}" if body else " ...\n")
+
+
+def views_pyi():
+    event = spec.BY_NAME["Event"]
+    return f"# {NOTE}\n" + fill("views.pyi.in", {
+        "$aliases\n": "".join(wrapped(f"_{p.title()} = Literal[" + ", ".join(f'"{v}"' for v in values), " " * 4) + "]\n"
+                              for p, values in ENUMS.items()),
+        "$fields:Event\n": stub_properties(event.fields),
+        "$kinds\n": "".join(stub_class(k) for k in spec.KINDS if k is not event),
+    })
+
+
+def init_py():
+    views = [k.name for k in spec.KINDS] + ["Packet"]
+    names = sorted(views + ["Blob", "Ip", "Narrowed", "Text", "UserEvent", "derive", "on"])
+    return f"# {NOTE}\n" + fill("__init__.py.in", {
+        "$views": wrapped(", ".join(sorted(views)), " " * 30),
+        "$all": wrapped(", ".join(f'"{n}"' for n in names), " " * 11),
+    })
+
+
+def log_schema(field):
+    """What `event_fields` makes of a field."""
+    text = {"description": field_doc(field)}
+    if field.type == "enum":
+        return {"enum": list(field.values), **text}
+    if field.type == "bytes":
+        return {"type": "string", "pattern": "^crc32:[0-9a-f]{8}$", **text}
+    if field.type == "object":
+        return {"type": ["integer", "number", "string", "boolean", "null"], **text}
+    return {"type": {"int": "integer", "bool": "boolean"}.get(field.type, "string"), **text}
+
+
+def schema_json():
+    common = {"event": {"type": "string", "description": "Name of the event class."},
+              "ns": {"type": "integer", "description": "Packet time, ns since 1970."},
+              "flow": {"type": ["integer", "null"], "description": "1-based ordinal of the flow, null without one."}}
+    kinds = []
+    for kind in spec.LEAVES:
+        fields = {f.name: log_schema(f) for f in spec.fields_of(kind.name) if f.log}
+        kinds.append({"title": kind.name, "description": kind.doc, "required": list(fields),
+                      "properties": {"event": {"const": kind.name}, **fields}})
+    user = {"title": "UserEvent", "description": "A user-defined event and its declared fields.",
+            "properties": {"event": {"not": {"enum": list(spec.BITS)}}}}
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mos event log",
+                       "description": f"One line of the log. {NOTE}", "type": "object", "required": list(common),
+                       "properties": common, "oneOf": kinds + [user]}, indent=1) + "\n"
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def tree(name="Event", depth=0):
+    below = [k.name for k in spec.KINDS if k.parent == name]
+    return f"{'  ' * depth}{name}\n" + "".join(tree(child, depth + 1) for child in below)
+
+
+def events_md():
+    def own(kind):
+        return [f for f in spec.fields_of(kind.name) if f not in spec.BY_NAME["Event"].fields]
+
+    kinds = [[f"`{k.name}`", k.doc, ", ".join(f"`{f.name}`" for f in own(k)) or "–", "any" if k.answers else "none",
+              k.rfc or "–", f"{k.mos or '–'} / {k.zeek or '–'}"] for k in spec.LEAVES]
+    fields = [[f"`{k.name}`", f"`{f.name}`", f.type, field_doc(f), "yes" if f.filter else "no"]
+              for k in (spec.BY_NAME["Event"], *spec.LEAVES) for f in (k.fields if k.name == "Event" else own(k))]
+    related = [[f"`{f.name}`", f.type, sentence(f.doc)] for f in spec.FLOW_FIELDS + spec.PACKET_FIELDS]
+    return fill("events.md.in", {
+        "$note": f"<!-- {NOTE} -->", "$tree\n": tree(), "$kinds\n":
+        table(["event", "fires exactly when", "fields", "may answer", "RFC", "mOS / Zeek"], kinds),
+        "$fields\n": table(["event", "field", "type", "meaning", "in filters"], fields),
+        "$related\n": table(["field", "type", "meaning"], related),
+    })
+
+
 def fill(template, parts):
     text = (HERE / "templates" / template).read_text()
     for mark, part in parts.items():
@@ -158,6 +251,10 @@ FILES = {
     "mos/events/kinds.pxd": kinds_pxd,
     "mos/events/views.pyx": views_pyx,
     "mos/events/views.pxd": views_pxd,
+    "mos/events/views.pyi": views_pyi,
+    "mos/events/__init__.py": init_py,
+    "mos/events/schema.json": schema_json,
+    "docs/events.md": events_md,
 }
 
 

@@ -28,7 +28,10 @@ cdef class Event:
     cdef object _obj        # kept copies only
     cdef tuple _names
     cdef object engine      # owner of the flows; set once by whoever made the view
-    cdef object __weakref__
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object o)
 
 
 cdef Event view_new(int kind)
@@ -49,3 +52,8 @@ cdef inline void view_release(Event v) noexcept:
     v.e = NULL
     if v.cached:
         view_forget(v)
+
+
+cdef inline bint view_held(Event v, Py_ssize_t own) noexcept:
+    """Somebody else holds `v` too, where `own` references are the caller's: bound again, a stale event would come alive."""
+    return Py_REFCNT(v) > own

@@ -266,6 +266,11 @@ cdef tuple tcp_options(const pkt_t *p):
     return tuple(found)
 
 
+cdef bint in_frame(const pkt_t *p) noexcept:
+    """The headers and payload of a parsed packet lie in its frame, not in a reassembled datagram."""
+    return not p.reassembled and p.ip >= p.frame and p.payload + p.payload_cap <= p.frame + p.caplen
+
+
 cdef Packet packet_copy(Packet v):
     cdef Packet c = Packet.__new__(Packet)
     cdef const uint8_t *base = v.p.frame
@@ -275,7 +280,7 @@ cdef Packet packet_copy(Packet v):
     c.own = v.p[0]
     c._data = v.data
     c.own.frame = copy = <const uint8_t *>PyBytes_AS_STRING(c._data)
-    if c.own.reassembled and c.own.status == PKT_FLOW:
+    if c.own.status == PKT_FLOW and not in_frame(v.p):
         base = v.p.ip
         c._datagram = copy_of(base, <uint64_t>(v.p.payload - v.p.ip) + v.p.payload_cap)
         copy = <const uint8_t *>PyBytes_AS_STRING(c._datagram)
@@ -313,7 +318,7 @@ cdef class Event:
     def __repr__(self):
         if self.e == NULL:
             return f"<{self.name} (stale)>"
-        shown = "".join(f" {name}={short(getattr(self, name))}" for name in self.fields)
+        shown = "".join(f" {name}={brief(getattr(self, name))}" for name in self.fields)
         flow = self.flow
         return f"<{self.name}{shown}{'' if flow is None else f' of flow {flow.id} {flow}'}>"
 
@@ -385,8 +390,6 @@ cdef class Event:
         return self.e.to_server != 0
 
 cdef tuple event_names(Event v, str what):
-    cdef const key_t *key
-    cdef uint8_t client_hi
     if v._names is not None:
         return v._names
     if v.e == NULL:
@@ -398,10 +401,15 @@ cdef tuple event_names(Event v, str what):
         return v._names
     if v.e.flow == NULL:
         return _NOBODY
-    key = flow_name_at(v.e.flow, v.e.position, &client_hi)
-    v._names = names_of(key, client_hi)
+    v._names = names_at(v.e)
     v.cached = True
     return v._names
+
+
+cdef tuple names_at(const event_t *e):
+    cdef uint8_t client_hi
+    cdef const key_t *key = flow_name_at(e.flow, e.position, &client_hi)
+    return names_of(key, client_hi)
 
 
 cdef Packet packet_view(const event_t *e):
@@ -443,26 +451,16 @@ cdef void view_forget(Event v) noexcept:
 
 
 cdef void view_stamp(Event v, const event_t *cause, object engine):
-    """A user-defined event is published: it takes time, direction, place and, unless it names one, flow of its cause."""
-    v._record()
+    """A user-defined event is published: it takes time, direction, place and flow of its cause."""
     v.own.now = cause.now
     v.own.to_server = cause.to_server
     v.own.at = cause.at
     v.own.position = cause.position
-    if v._flow is None and cause.flow != NULL:
-        v._flow = flow_view(cause.flow, engine)
-        v._names = None
-        if cause.flow.alias != NULL:
-            v._names = event_names_at(cause)
+    v._flow = flow_view(cause.flow, engine) if cause.flow != NULL else None
+    v._names = names_at(cause) if cause.flow != NULL and cause.flow.alias != NULL else None
 
 
-cdef tuple event_names_at(const event_t *e):
-    cdef uint8_t client_hi
-    cdef const key_t *key = flow_name_at(e.flow, e.position, &client_hi)
-    return names_of(key, client_hi)
-
-
-cdef str short(object value):
+cdef str brief(object value):
     return repr(value) if not isinstance(value, bytes) or len(value) <= 32 else f"{value[:32]!r}… ({len(value)} bytes)"
 
 

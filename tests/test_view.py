@@ -1,0 +1,191 @@
+import gc
+import ipaddress
+import weakref
+
+import driver
+import pytest
+from hypothesis import given, strategies as st
+
+from mos.errors import StaleFlow
+from mos.events import spec
+from mos.flow import view
+
+cy = driver.load("views_driver")
+A, B = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
+
+
+class Engine:
+    """Records what a flow asks of it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        if not name.startswith("flow_"):
+            raise AttributeError(name)
+        return lambda *arguments: self.calls.append((name, *arguments)) or name
+
+    def flow_domain(self, domain):
+        return (100, domain), ("vxlan 7",)
+
+
+@pytest.fixture
+def rig():
+    rig = cy.Rig(engine=Engine())
+    rig.flow(6, A, 80, B, 1234, client_hi=True, id=7, domain=5)
+    return rig
+
+
+def packed(text):
+    return ipaddress.ip_address(text).packed
+
+
+NAMES = {"id": 7, "proto": "tcp", "tcp": True, "udp": False, "icmp": False, "client": "10.0.0.2", "client_port": 1234,
+         "server": "10.0.0.1", "server_port": 80, "client_ip": ipaddress.ip_address("10.0.0.2"),
+         "server_ip": ipaddress.ip_address("10.0.0.1"), "ip_version": 4, "domain": 5, "vlan": (100, 5), "tunnel": ("vxlan 7",)}
+COUNTED = ("first_ns", "last_ns", "rtt", "history", "established", "midstream", "closed", "dropped", "resetting", "bypassed",
+           "end_reason", "overlap_policy", "client_bytes", "server_bytes", "client_packets", "server_packets")
+SIDE = ("packets", "wire_bytes", "payload_bytes", "stream_bytes", "state", "window", "mss", "wscale", "sack_permitted",
+        "timestamps", "isn", "syn", "fin")
+
+
+def test_names_last_for_ever_and_the_rest_until_the_end(rig):
+    flow = rig.get_flow()
+    side = flow.client_side
+    assert not flow.ended and [getattr(flow, a) for a in COUNTED] and [getattr(side, a) for a in SIDE]
+    rig.end_flow()
+    assert {a: getattr(flow, a) for a in NAMES} == NAMES and flow.ended
+    assert (side.address, side.port) == ("10.0.0.2", 1234)
+    for owner, attributes in ((flow, COUNTED), (side, SIDE)):
+        for a in attributes:
+            with pytest.raises(StaleFlow, match=f"flow 7: {a} read after the flow ended"):
+                getattr(owner, a)
+    for call in (lambda: flow.attach(len), lambda: flow.detach(len), lambda: flow.timer(1), lambda: flow.verdict(None)):
+        with pytest.raises(StaleFlow):
+            call()
+
+
+def test_every_declared_flow_field_is_on_the_flow(rig):
+    flow = rig.get_flow()
+    for field in spec.FLOW_FIELDS:
+        assert hasattr(flow, field.name.removeprefix("flow_"))
+
+
+def test_one_object_per_flow_hashed_by_id(rig):
+    other = cy.Rig()
+    other.flow(6, A, 80, B, 1234, id=7)
+    flow = rig.get_flow()
+    assert rig.get_flow() is flow and hash(flow) == 7
+    assert flow == rig.get_flow() and flow != other.get_flow()
+    rig.end_flow()
+    assert {flow: 1}[flow] == 1
+
+
+def test_the_table_s_reference_is_dropped_at_the_end(rig):
+    flow = rig.get_flow()
+    gone = weakref.ref(flow)
+    del flow
+    gc.collect()
+    assert gone() is rig.get_flow()
+    rig.end_flow()
+    rig.end_flow()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_slot_used_again_gives_a_new_flow(rig):
+    old = rig.get_flow()
+    rig.end_flow()
+    rig.flow(17, A, 53, B, 5353, client_hi=True, id=8)
+    new = rig.get_flow()
+    assert (old.id, old.proto, old.ended, new.id, new.proto, new.ended) == (7, "tcp", True, 8, "udp", False)
+
+
+def test_counters_and_state_read_the_right_end(rig):
+    rig.counters(flags=1 | 2, end_reason=3, rtt_us=1500, hist=b"ShAD", first_ns=10, last_ns=20)
+    rig.end(0, packets=3, wire=300, payload=30, offset=25, state=4, mss=1460, wscale=7, flags=1 | 4 | 32 | 128, window=65535,
+            iss=2**32 - 1)
+    rig.end(1, packets=4, wire=400, payload=40, offset=35, state=99, flags=64)
+    flow = rig.get_flow()
+    assert [getattr(flow, a) for a in COUNTED[:11]] == [
+        10, 20, 0.0015, "ShAD", True, True, False, False, False, False, "rst_server"]
+    assert (flow.client_bytes, flow.server_bytes, flow.client_packets, flow.server_packets) == (30, 40, 3, 4)
+    assert [getattr(flow.client_side, a) for a in SIDE] == [
+        3, 300, 30, 25, "ESTABLISHED", 65535, 1460, 7, True, False, 2**32 - 1, True, True]
+    assert [getattr(flow.server_side, a) for a in SIDE] == [
+        4, 400, 40, 35, "99", 0, None, None, False, True, None, False, False]
+    assert (flow.server_side.address, flow.server_side.port) == ("10.0.0.1", 80)
+
+
+def test_requests_go_to_the_engine(rig):
+    flow, calls = rig.get_flow(), rig.engine.calls
+    flow.attach(len)
+    flow.detach(len)
+    flow.verdict("drop")
+    assert flow.timer(1.5, "v") == flow.timer(2, every=True) == "flow_timer"
+    assert flow.overlap_policy == "flow_policy"
+    assert calls == [("flow_attach", flow, len), ("flow_detach", flow, len), ("flow_verdict", flow, "drop"),
+                     ("flow_timer", flow, 1.5, "v", False), ("flow_timer", flow, 2, None, True), ("flow_policy", 0)]
+
+
+@pytest.mark.parametrize("proto, lo, hi, text", [
+    (6, "10.0.0.1", "10.0.0.2", "tcp 10.0.0.1:5 > 10.0.0.2:6"), (17, "::1", "2001:db8::1", "udp [::1]:5 > [2001:db8::1]:6"),
+    (1, "10.0.0.1", "10.0.0.2", "icmp 10.0.0.1 > 10.0.0.2"), (58, "::1", "fe80::1", "icmp ::1 > fe80::1")])
+def test_a_flow_is_written_as_client_and_server(proto, lo, hi, text):
+    rig = cy.Rig()
+    rig.flow(proto, packed(lo), 5, packed(hi), 6)
+    flow = rig.get_flow()
+    assert str(flow) == text and repr(flow) == f"<Flow 1 {text}>"
+    assert (flow.vlan, flow.tunnel, flow.domain) == ((), (), 0)
+    rig.end_flow()
+    assert repr(flow) == f"<Flow 1 {text} (ended)>"
+
+
+# The reference baseline of github.com/corelight/community-id-spec, and its unit tests' one-way messages.
+# client, server, and the key's two numbers: ports, an echo identifier twice, or type and code.
+BASELINE = [
+    (6, "128.232.110.120", "66.35.250.204", 34855, 80, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+    (6, "66.35.250.204", "128.232.110.120", 80, 34855, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+    (6, "10.0.0.1", "10.0.0.2", 10, 11569, "1:SXBGMX1lBOwhhoDrZynfROxnhnM="),
+    (6, "2607:f8b0:400c:c03::1a", "2001:470:e5bf:dead:4957:2174:e82c:4887", 25, 63943, "1:/qFaeAR+gFe1KYjMzVDsMv+wgU4="),
+    (17, "192.168.1.52", "8.8.8.8", 54585, 53, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
+    (1, "192.168.0.89", "192.168.0.1", 4711, 4711, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+    (1, "192.168.0.89", "192.168.0.1", 20, 0, "1:3o2RFccXzUgjl7zDpqmY7yJi8rI="),
+    (1, "192.168.0.89", "192.168.0.1", 20, 1, "1:tz/fHIDUHs19NkixVVoOZywde+I="),
+    (1, "10.0.0.1", "10.0.0.2", 11, 0, "1:YHxtAirCG//0OzkcVAukqKQN9xM="),
+    (58, "3ffe:507:0:1:200:86ff:fe05:80da", "3ffe:501:0:1001::2", 99, 99, "1:+TW+HtLHvV1xnGhV1lv7XoJrqQg="),
+    (58, "fe80::200:86ff:fe05:80da", "fe80::260:97ff:fe07:69ea", 135, 0, "1:dGHyGvjMfljg6Bppwm3bg0LO8TY="),
+    (58, "fe80::260:97ff:fe07:69ea", "fe80::200:86ff:fe05:80da", 136, 0, "1:dGHyGvjMfljg6Bppwm3bg0LO8TY="),
+    (58, "fe80::200:86ff:fe05:80da", "ff02::2", 133, 0, "1:hO+sN4H+MG5MY/8hIrXPqc4ZQz0="),
+    (58, "3ffe:501:410:0:2c0:dfff:fe47:33e", "3ffe:507:0:1:200:86ff:fe05:80da", 1, 4, "1:hLZd0XGWojozrvxqE0dWB1iM6R0="),
+    (58, "3ffe:507:0:1:260:97ff:fe07:69ea", "3ffe:507:0:1:200:86ff:fe05:80da", 3, 0, "1:NdobDX8PQNJbAyfkWxhtL2Pqp5w="),
+    (58, "3ffe:507:0:1:200:86ff:fe05:80da", "3ffe:507:0:1:260:97ff:fe07:69ea", 3, 0, "1:/OGBt9BN1ofenrmSPWYicpij2Vc="),
+]
+
+
+@pytest.mark.parametrize("proto, client, server, first, second, expected", BASELINE)
+def test_community_id_is_the_published_one(proto, client, server, first, second, expected):
+    rig = cy.Rig()
+    client, server = packed(client), packed(server)
+    swap = proto in (6, 17) and (server, second) < (client, first) or proto in (1, 58) and server < client
+    lo, hi = ((server, client) if swap else (client, server))
+    numbers = (second, first) if swap and proto in (6, 17) else (first, second)
+    rig.flow(proto, lo, numbers[0], hi, numbers[1], client_hi=swap)
+    flow = rig.get_flow()
+    rig.end_flow()
+    assert flow.community_id == expected
+
+
+def test_community_id_takes_a_seed():
+    assert view.community_id(6, 4, packed("128.232.110.120"), packed("66.35.250.204"), 34855, 80,
+                             seed=1) == "1:3V71V58M3Ksw/yuFALMcW0LAHvc="
+
+
+@given(st.tuples(st.binary(min_size=4, max_size=4), st.integers(0, 65535)), st.tuples(st.binary(min_size=4, max_size=4),
+       st.integers(0, 65535)), st.booleans())
+def test_both_directions_have_one_community_id(one, other, same_host):
+    if same_host:
+        other = (one[0], other[1])
+    there = view.community_id(17, 4, one[0], other[0], one[1], other[1])
+    assert there == view.community_id(17, 4, other[0], one[0], other[1], one[1])
+    assert there != view.community_id(6, 4, one[0], other[0], one[1], other[1])

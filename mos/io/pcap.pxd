@@ -1,0 +1,35 @@
+"""Reading captures from a mapped file, a descriptor or a Python object."""
+from libc.stdint cimport int64_t, uint8_t
+from mos.io.parse cimport parse_t, reader_t
+from mos.net.packet cimport pkt_t
+
+cdef class Source:
+    cdef reader_t r
+    cdef parse_t parse
+    cdef int fd             # read(2) from here, or -1
+    cdef bint owns_fd
+    cdef bint whole         # nothing comes after r.end
+    cdef uint8_t *buf       # streaming buffer, or NULL
+    cdef size_t room
+    cdef uint8_t *map       # mapped file, or NULL
+    cdef size_t map_size
+    cdef size_t mapped_to   # pages up to here are mapped,
+    cdef size_t dropped     # up to here let go again
+    cdef int saved_errno
+    cdef object reader      # has readinto(), or None
+    cdef object failure     # what it raised
+    cdef object inode       # (device, inode) of the mapped file, or None
+    cdef object __weakref__
+    cdef readonly str name
+    cdef readonly str format
+
+    cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil
+    cdef bint map_file(self) except -1
+    cdef int start_buffer(self, bytes head) except -1
+    cdef int start(self) except -1
+    cdef void cut(self) noexcept nogil
+    cdef bint refill(self) noexcept nogil
+    cdef int64_t read_some(self, uint8_t *p, size_t n) noexcept nogil
+    cdef int64_t read_object(self, uint8_t *p, size_t n) noexcept with gil
+    cdef bint interrupted(self) noexcept with gil
+    cdef void advance_window(self) noexcept nogil

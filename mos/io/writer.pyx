@@ -1,0 +1,297 @@
+"""The capture writer: pcap or pcapng, in the machine's byte order, buffered, straight to a descriptor."""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close, write
+
+import os
+import stat
+import sys
+
+from mos.errors import MosError, UsageError
+from mos.io.parse cimport max_caplen
+from mos.io.pcap import is_mapped
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout)
+    short POLLOUT
+
+cdef enum:
+    BUFFER = 1 << 20        # one write(2) per some thousand packets
+    HEAD = 32               # room for the fixed fields of any record or block
+
+cdef enum:
+    FAILED_NOT, FAILED_ERRNO, FAILED_SIGNAL, FAILED_LINKTYPE, FAILED_MEMORY, FAILED_CLOSED
+
+
+cdef inline void put16(uint8_t *p, uint16_t v) noexcept nogil:
+    memcpy(p, &v, 2)
+
+
+cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
+    memcpy(p, &v, 4)
+
+
+cdef class Writer:
+    """Write packets to `path`, `-` being standard output. A name that ends in .pcapng or .ntar makes a pcapng, any other a
+    pcap, with ns time stamps if `nanosecond`, else µs. `linktype` is that of a pcap file without packets.
+
+    A pcap holds packets of one link type; a pcapng one interface per (iface, linktype). Frames are cut to the longest
+    that readers accept; times outside what the format can say are clamped. Raises UsageError if it cannot be opened.
+    """
+
+    def __cinit__(self, path, bint nanosecond=True, uint16_t linktype=1):
+        self.fd = -1
+        self.buf = <uint8_t *>malloc(BUFFER)
+        self.newest = <uint32_t *>calloc(65536, sizeof(uint32_t))   # one for each value of pkt_t.iface
+        if self.buf == NULL or self.newest == NULL:
+            raise MemoryError
+        self.name = os.fspath(path)
+        self.blocks = self.name.endswith((".pcapng", ".ntar"))
+        self.format = "pcapng" if self.blocks else "pcap"
+        self.fraction, self.linktype = 1 if nanosecond else 1000, linktype
+        self.fd, self.owns_fd = _open(self.name), self.name != "-"
+
+    cdef int write(self, const pkt_t *p, const uint8_t *data, uint32_t caplen, uint32_t wirelen) noexcept nogil:
+        """Append a packet with the time, link type and interface of `p`. -1: it is lost, and so are all after it."""
+        cdef uint32_t most = max_caplen(p.linktype)
+        cdef uint32_t pad, idb = 0
+        if self.why:
+            return -1
+        if caplen > most:
+            caplen = most
+        if not self.started:
+            self.linktype = p.linktype
+            self.start()
+        if self.blocks:
+            idb = self.find_idb(p.iface, p.linktype)
+        elif p.linktype != self.linktype:
+            self.why = FAILED_LINKTYPE
+        if self.why or (self.used + HEAD > BUFFER and self.flush_buffer() < 0):
+            return -1
+        if not self.blocks:
+            self.put_record(p.ts, caplen, wirelen)
+            self.packets += 1
+            return self.put(data, caplen)
+        pad = -caplen & 3
+        self.put_block(p.ts, idb, caplen, pad, wirelen)
+        self.packets += 1
+        if self.put(data, caplen) < 0:
+            return -1
+        return self.put_trailer(pad, 32 + caplen + pad)
+
+    cdef void start(self) noexcept nogil:
+        cdef uint8_t *p = self.buf
+        self.started = True
+        if self.blocks:
+            # Section Header Block, version 1.0, length of the section unknown.
+            put32(p, 0x0a0d0d0a)
+            put32(p + 4, 28)
+            put32(p + 8, 0x1a2b3c4d)
+            put16(p + 12, 1)
+            put16(p + 14, 0)
+            memset(p + 16, 0xff, 8)
+            put32(p + 24, 28)
+            self.used = 28
+            return
+        put32(p, 0xa1b23c4d if self.fraction == 1 else 0xa1b2c3d4)
+        put16(p + 4, 2)
+        put16(p + 6, 4)
+        memset(p + 8, 0, 8)
+        put32(p + 16, max_caplen(self.linktype))
+        put32(p + 20, self.linktype)
+        self.used = 24
+
+    cdef uint32_t find_idb(self, uint16_t iface, uint16_t linktype) noexcept nogil:
+        """The number of the Interface Description Block for this pair, written now if it is new."""
+        cdef uint32_t i = self.newest[iface]
+        if i and self.idbs[i - 1].linktype == linktype:
+            return i - 1
+        for i in range(self.nidbs):
+            if self.idbs[i].iface == iface and self.idbs[i].linktype == linktype:
+                return i
+        return self.add_idb(iface, linktype)
+
+    cdef uint32_t add_idb(self, uint16_t iface, uint16_t linktype) noexcept nogil:
+        cdef uint32_t room
+        cdef void *grown
+        cdef uint8_t *p
+        if self.nidbs == self.room:
+            room = self.room * 2 if self.room else 4
+            grown = realloc(self.idbs, room * sizeof(idb_t))
+            if grown == NULL:
+                self.why = FAILED_MEMORY
+                return 0
+            self.idbs, self.room = <idb_t *>grown, room
+        if self.used + HEAD > BUFFER and self.flush_buffer() < 0:
+            return 0
+        p = self.buf + self.used
+        memset(p, 0, 32)
+        put32(p, 1)
+        put32(p + 4, 32)
+        put16(p + 8, linktype)
+        put16(p + 16, 9)            # if_tsresol: 10^-9 s
+        put16(p + 18, 1)
+        p[20] = 9
+        put32(p + 28, 32)
+        self.used += 32
+        self.idbs[self.nidbs].iface, self.idbs[self.nidbs].linktype = iface, linktype
+        self.nidbs += 1
+        self.newest[iface] = self.nidbs
+        return self.nidbs - 1
+
+    cdef void put_record(self, int64_t ts, uint32_t caplen, uint32_t wirelen) noexcept nogil:
+        cdef uint8_t *p = self.buf + self.used
+        cdef int64_t last = <int64_t>0xffffffff * 1000000000 + 999999999
+        ts = 0 if ts < 0 else min(ts, last)
+        put32(p, <uint32_t>(ts // 1000000000))
+        put32(p + 4, <uint32_t>(ts % 1000000000) // self.fraction)
+        put32(p + 8, caplen)
+        put32(p + 12, wirelen)
+        self.used += 16
+
+    cdef void put_block(self, int64_t ts, uint32_t idb, uint32_t caplen, uint32_t pad, uint32_t wirelen) noexcept nogil:
+        cdef uint8_t *p = self.buf + self.used
+        cdef uint64_t t = 0 if ts < 0 else ts
+        put32(p, 6)
+        put32(p + 4, 32 + caplen + pad)
+        put32(p + 8, idb)
+        put32(p + 12, <uint32_t>(t >> 32))
+        put32(p + 16, <uint32_t>t)
+        put32(p + 20, caplen)
+        put32(p + 24, wirelen)
+        self.used += 28
+
+    cdef int put_trailer(self, uint32_t pad, uint32_t length) noexcept nogil:
+        if self.used + HEAD > BUFFER and self.flush_buffer() < 0:
+            return -1
+        memset(self.buf + self.used, 0, pad)
+        put32(self.buf + self.used + pad, length)
+        self.used += pad + 4
+        return 0
+
+    cdef int put(self, const uint8_t *data, uint32_t n) noexcept nogil:
+        cdef uint32_t piece
+        while n:
+            if self.used == BUFFER and self.flush_buffer() < 0:
+                return -1
+            piece = min(n, <uint32_t>(BUFFER - self.used))
+            memcpy(self.buf + self.used, data, piece)
+            self.used += piece
+            data += piece
+            n -= piece
+        return 0
+
+    cdef int flush_buffer(self) noexcept nogil:
+        """write(2) all of it: 0, or -1 with `why`, and the rest is lost."""
+        cdef size_t done = 0
+        cdef ssize_t n
+        cdef pollfd ready
+        while done < self.used and not self.why:
+            n = write(self.fd, self.buf + done, self.used - done)
+            if n >= 0:
+                done += n
+                continue
+            self.saved_errno = errno
+            if self.saved_errno == EAGAIN:
+                ready.fd, ready.events = self.fd, POLLOUT
+                poll(&ready, 1, -1)
+            elif self.saved_errno != EINTR:
+                self.why = FAILED_ERRNO
+                break
+            self.run_handlers()
+        self.used = 0
+        return -1 if self.why else 0
+
+    cdef void run_handlers(self) noexcept with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as e:
+            self.failure, self.why = e, FAILED_SIGNAL
+
+    def put_packet(self, int64_t ts, const uint8_t[::1] data, wirelen=None, uint16_t linktype=1, uint16_t iface=0):
+        """Append one packet from Python: ts in ns, wirelen the bytes it had on the wire if more than `data`."""
+        cdef pkt_t p
+        p.ts, p.linktype, p.iface = ts, linktype, iface
+        if self.write(&p, &data[0] if len(data) else NULL, len(data), len(data) if wirelen is None else wirelen) < 0:
+            self.check()
+
+    def flush(self):
+        """Hand everything to the operating system. Raises MosError, BrokenPipeError for a reader that has gone."""
+        if not self.why:
+            self.flush_buffer()
+        self.check()
+
+    def close(self):
+        """Flush and close; a file without packets gets its header. Raises as flush(), unless that was raised before."""
+        if self.fd < 0:
+            return
+        try:
+            if not self.started and not self.why:
+                self.start()
+            if not self.why:
+                self.flush_buffer()
+        finally:
+            if self.owns_fd and close(self.fd) < 0 and not self.why:
+                self.saved_errno, self.why = errno, FAILED_ERRNO
+            self.fd = -1
+        try:
+            self.check()
+        finally:
+            self.why = FAILED_CLOSED
+
+    cdef int check(self) except -1:
+        if self.why == FAILED_NOT or self.reported:
+            return 0
+        self.reported = True
+        if self.why == FAILED_SIGNAL:
+            raise self.failure
+        if self.why == FAILED_ERRNO and self.saved_errno == EPIPE:
+            raise BrokenPipeError(EPIPE, os.strerror(EPIPE), self.name)
+        if self.why == FAILED_LINKTYPE:
+            raise MosError(f"{self.name} can hold one link type and the packets have several; name it *.pcapng")
+        what = {FAILED_ERRNO: os.strerror(self.saved_errno), FAILED_MEMORY: "out of memory", FAILED_CLOSED: "it is closed"}
+        raise MosError(f"cannot write {self.name}: {what[self.why]}; of {self.packets} packets the last are missing")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exc):
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except (MosError, OSError):
+            pass                    # the first exception is the one to see
+
+    def __dealloc__(self):
+        if self.owns_fd and self.fd >= 0:
+            close(self.fd)
+        free(self.buf)
+        free(self.idbs)
+        free(self.newest)
+
+
+def _open(name):
+    if name == "-":
+        sys.stdout.flush()
+        if os.isatty(1):
+            raise UsageError("standard output is a terminal; send it to a file or a pipe")
+        return 1
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except (OSError, ValueError) as e:
+        raise UsageError(f"cannot write {name}: {getattr(e, 'strerror', None) or e}") from e
+    info = os.fstat(fd)
+    if is_mapped(info.st_dev, info.st_ino):
+        os.close(fd)
+        raise UsageError(f"{name} is being read; write to another file")
+    if stat.S_ISREG(info.st_mode):
+        os.ftruncate(fd, 0)
+    return fd

@@ -48,6 +48,7 @@ cdef enum:              # instruction classes, sizes, modes, operations of bpf_i
     TXA = 0x80
     MEMWORDS = 16
 
+MAX_INSNS = BPF_MAXINSNS
 SNAPLEN = 262144            # what a filter returns for a match: more than any frame has
 
 # LINKTYPE_* of files whose DLT_* differs on Linux (pcap-linktype(7)); libpcap compiles for DLTs.
@@ -191,6 +192,29 @@ def verify(program):
             raise FilterError(f"runs past its end at {at}")
 
 
+cdef int store(bpf_t *b, list code) except -1:
+    """A verified program in `b`, whose `insn` the caller frees with PyMem_Free."""
+    cdef int n
+    b.n = len(code)
+    b.insn = <bpf_insn_t *>PyMem_Calloc(b.n, sizeof(bpf_insn_t))
+    if b.insn == NULL:
+        raise MemoryError
+    for n in range(len(code)):
+        b.insn[n].code, b.insn[n].jt, b.insn[n].jf, b.insn[n].k = code[n]
+    return 0
+
+
+def run_code(list code, const uint8_t[::1] frame not None, uint32_t wirelen):
+    """What a program, a list of (code, jt, jf, k), returns for a frame: 0 rejects. Raises FilterError unless it verifies."""
+    cdef bpf_t b
+    verify(code)
+    store(&b, code)
+    try:
+        return bpf_run(&b, &frame[0] if frame.shape[0] else NULL, frame.shape[0], wirelen)
+    finally:
+        PyMem_Free(b.insn)
+
+
 cdef class PacketFilter:
     """A libpcap expression, such as `tcp port 80 and not net 10.0.0.0/8`, over frames of any link type.
 
@@ -229,12 +253,8 @@ cdef class PacketFilter:
             raise FilterError(f"{self!r}: more than {MAX_LINKTYPES} link types: filter the capture in parts")
         code = self.compiled(linktype)
         b = &self.programs[self.count]
-        b.insn = <bpf_insn_t *>PyMem_Calloc(len(code), sizeof(bpf_insn_t))
-        if b.insn == NULL:
-            raise MemoryError
-        for n, (op, jt, jf, k) in enumerate(code):
-            b.insn[n].code, b.insn[n].jt, b.insn[n].jf, b.insn[n].k = op, jt, jf, k
-        b.n, b.linktype = len(code), linktype
+        store(b, code)
+        b.linktype = linktype
         self.count += 1
         return b
 
@@ -259,8 +279,8 @@ cdef class PacketFilter:
     def matches(self, const uint8_t[::1] frame not None, int linktype=1, wirelen=None):
         """Whether a frame passes. `wirelen`: bytes it had on the wire, if more than are here. Raises FilterError."""
         cdef uint32_t caplen = frame.shape[0]
-        cdef const uint8_t *p = &frame[0] if caplen else NULL
-        return bpf_run(self.program(linktype), p, caplen, caplen if wirelen is None else wirelen) != 0
+        return bpf_run(self.program(linktype), &frame[0] if caplen else NULL, caplen,
+                       caplen if wirelen is None else wirelen) != 0
 
 
 def hint(message):
@@ -269,7 +289,7 @@ def hint(message):
     for part, advice in (("data link type", "libpcap cannot filter such frames: leave the packet filter out"),
                          ("link-layer type filtering not implemented", "only offsets such as `link[0] == 1` work here"),
                          ("syntax error", "see pcap-filter(7); fields of events go into where="),
-                         ("unknown host", "names are not looked up here: give the address")):
+                         ("unknown host", "the name does not resolve: give the address")):
         if part in message:
             return f"{message}: {advice}"
     return f"{message}: see pcap-filter(7)"

@@ -37,7 +37,7 @@ greater 1000
 ip proto 47
 ip[ip[9] + 3] = 6
 ip6[6] * 2 = 12
-ip[1] = 0 and (ip[4:2] << 3) + 5 > 1000 - ip[3]
+ip[1] = 0 and (ip[4:2] << 3) + 5 > 650 - ip[3]
 -ip[9] < 0xfffffff0
 """.strip().splitlines()
 ETHERNET = ["arp", "vlan and tcp", "vlan 5", "ether host 02:00:00:00:00:01", "ether multicast", "mpls", "pppoes and ip"]

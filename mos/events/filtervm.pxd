@@ -81,3 +81,4 @@ cdef class Filter:
     cdef readonly tuple program
     cdef readonly tuple pool
     cdef readonly uint32_t record_size
+    cdef readonly uint32_t entry

@@ -334,7 +334,7 @@ cdef class Filter:
 
     def __cinit__(self, str text, str kind, program, pool=(), entry=0, record_size=0):
         self.c = &self.own
-        self.text, self.kind, self.record_size = text, kind, record_size
+        self.text, self.kind, self.record_size, self.entry = text, kind, record_size, entry
         self.program, self.pool = tuple(Insn(*i) for i in program), tuple(pool)
         verify(self.program, self.pool, entry, record_size)
         self.own.insn = <insn_t *>PyMem_Calloc(len(self.program) + 1, sizeof(insn_t))

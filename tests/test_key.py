@@ -1,6 +1,6 @@
 """SipHash-1-3 of a flow key against the published vectors and a reference in Python."""
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from mos.errors import UsageError
 from mos.flow.table import FlowTable
 
@@ -47,9 +47,10 @@ def test_key_hash_gives_the_published_vector():
     assert FlowTable(hash_key=bytes(range(16)))._hash(bytes(range(44))).to_bytes(8, "little").hex() == VECTORS[44]
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=44, max_size=44))
 def test_key_hash_is_siphash13(secret, key):
-    assert FlowTable(hash_key=secret)._hash(key) == siphash13(secret, key)
+    assert FlowTable(max_flows=1, hash_key=secret)._hash(key) == siphash13(secret, key)
 
 
 def test_equality_sees_every_byte():

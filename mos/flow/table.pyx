@@ -226,7 +226,7 @@ cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil:
     """Index and memory for `flows` flows now, so that no packet waits for them. -1: out of memory."""
     if flows > t.max_flows:
         flows = t.max_flows
-    if flows > t.used and index_room(t, flows - t.used) < 0:
+    if flows > t.n_flows and index_room(t, flows - t.n_flows) < 0:
         return -1
     while t.flows.ready < flows:
         if slab_grow(&t.flows) < 0:
@@ -248,7 +248,7 @@ cdef flow_t *flow_of(FlowTable table, bytes raw, const alias_t **via) except? NU
 
 
 cdef class FlowTable:
-    """Flows by key, bounded, in the order of their last use. C code works on `c`; Python sees counters and, for tests, ops.
+    """Flows by key, bounded, in the order of their last use. C code works on `c`; Python sees counters and test ops.
 
     max_flows: flows at a time. hash_key: 16 secret bytes, drawn from the system if not given; no result depends on it.
     reserve: flows whose memory is taken and touched at once. Raises UsageError and MemoryError.
@@ -287,7 +287,7 @@ cdef class FlowTable:
         return self.c.n_flows
 
     def counters(self):
-        """flows, aliases, peak, created: flows now, further names, most at a time, ever. index: entries. memory: bytes."""
+        """flows and aliases now, peak (most flows at a time), created (flows ever), index (entries), memory (bytes)."""
         cdef table_t *t = self.c
         index = (<uint64_t>t.mask + 1) * sizeof(entry_t)
         return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created, "index": t.mask + 1,
@@ -329,7 +329,12 @@ cdef class FlowTable:
     def _find(self, bytes key):
         """(id, position of the alias that matched or None), or None."""
         cdef const alias_t *via
-        cdef flow_t *f = flow_of(self, key, &via)
+        cdef key_t k
+        load_key(key, &k)
+        cdef uint64_t hash = table_hash(self.c, &k)
+        table_prefetch(self.c, hash)
+        table_prefetch_flow(self.c, hash)
+        cdef flow_t *f = table_find_hashed(self.c, &k, hash, &via)
         return None if f == NULL else (f.id, None if via == NULL else via.position)
 
     def _create(self, bytes key, embryonic=False):

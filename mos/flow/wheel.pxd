@@ -18,7 +18,7 @@ cdef struct wheel_t:
     uint16_t levels         # bit l: level l has nodes
     uint64_t busy[11]       # bit s of busy[l]: slot s of level l has nodes
     timer_node_t past       # head of the list of nodes armed for a time gone by, sorted
-    timer_node_t slot[704]  # LEVELS * SLOTS list heads; nodes of slot s, level l differ from clock first in digit l, = s
+    timer_node_t slot[704]  # LEVELS * SLOTS list heads; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:
     cdef wheel_t *c

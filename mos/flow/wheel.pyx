@@ -1,9 +1,9 @@
-"""A hierarchical timing wheel over nanoseconds, after Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1987).
+"""A hierarchical timing wheel over nanoseconds (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
 
-A level is a base-64 digit of absolute time. A node waits at the highest digit in which its time differs from the clock's,
-in the slot of its own digit. So the earliest node is in the first busy slot of the lowest busy level, the clock jumps
-there over any distance at once, and the slot's nodes move down. Nodes of equal time are always in one list: they stay in
-arming order.
+A level is a base-64 digit of absolute time. A node waits at the highest digit in which its time differs from the
+clock's, in the slot of its own digit. So the earliest node is in the first busy slot of the lowest busy level; the clock
+jumps there over any distance at once, and the slot's nodes move down. Nodes of equal time are always in one list: they
+stay in arming order.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -125,7 +125,6 @@ cdef timer_node_t *wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
         if level == 0:
             return fire(w, w.slot[digit].next)
         cascade(w, level, digit)
-    w.next_due = INT64_MAX
     w.clock = now
     return NULL
 

@@ -39,4 +39,4 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("NOT CHECKED", sep="!", yellow=True, bold=True)
         for reason in absent:
             terminalreporter.line(reason, yellow=True, bold=True)
-        terminalreporter.line(f"{skipped} skipped, each named above with its reason", yellow=True)
+        terminalreporter.line(f"{skipped} skipped, each named below with its reason", yellow=True)

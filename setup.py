@@ -16,6 +16,7 @@ MODULES = [
 DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False,
                   nonecheck=False, auto_pickle=False, embedsignature=True, binding=True)
 DEBUG = bool(os.environ.get("MOS_DEBUG"))   # bounds and invariants checked, no optimiser
+BASE = "build/debug" if DEBUG else "build"  # apart: objects are reused by date, whatever flags made them
 CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-strict-aliasing", "-fno-plt"]
 if DEBUG:
     DIRECTIVES.update(boundscheck=True, nonecheck=True)
@@ -26,6 +27,15 @@ def extension(name):
     return Extension(name, [path], extra_compile_args=CFLAGS, define_macros=[("MOS_DEBUG", str(int(DEBUG)))])
 
 
-setup(ext_modules=cythonize(
-    [extension(name) for name in MODULES if os.path.exists(name.replace(".", "/") + ".pyx")],
-    compiler_directives=DIRECTIVES, build_dir="build/cython", nthreads=0 if DEBUG else os.cpu_count() or 1))
+def landed(name):
+    path = name.replace(".", "/") + ".pyx"
+    if not os.path.exists(path):
+        print(f"setup.py: {name} is listed but {path} is not there: not built")
+    return os.path.exists(path)
+
+
+if __name__ == "__main__":      # worker processes import this file again where processes are spawned
+    cores = os.cpu_count() or 1
+    setup(ext_modules=cythonize([extension(name) for name in MODULES if landed(name)], compiler_directives=DIRECTIVES,
+                                build_dir=f"{BASE}/cython", nthreads=0 if DEBUG else cores),
+          options={"build": {"build_base": BASE}, "build_ext": {"parallel": cores}})

@@ -1,0 +1,68 @@
+# What a person types; `make` lists it. All of it happens in $(VENV); tools/system looks after compiler and headers.
+#   make test TESTS=tests/test_table.py ARGS='-k evict'        make test PYTHON=python3.13 VENV=.venv-3.13
+VENV ?= .venv
+TESTS ?= tests
+BOXES ?= firewall monitor
+CAPTURE ?= pcaps/demo.pcap
+BIN := $(VENV)/bin
+SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export VENV
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test build wheel lint stubs clean
+
+help:       ## list what can be made
+	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundled capture
+	$(BIN)/mos run $(BOXES) -r $(CAPTURE)
+
+test: $(VENV)/.test build  ## build, install what the tests need, run them all
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+build: $(VENV)/.build  ## compile in place what has changed
+	@tools/system build
+	@echo "make: compiling what has changed (all of it takes minutes)"
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+wheel: $(VENV)/.build  ## source archive, and from it a wheel, into dist/
+	@tools/system build
+	@echo "make: compiling everything anew (minutes)"
+	@rm -rf dist
+	@$(BIN)/python setup.py -q sdist
+	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist dist/*.tar.gz
+	@ls -l dist
+
+lint: $(VENV)/.lint  ## style of Python and Cython, types, generated files
+	$(BIN)/ruff check
+	$(BIN)/cython-lint mos mbox
+	$(BIN)/python -m mos.events.generate --check
+
+stubs: $(VENV)/.build  ## write anew what follows from mos/events/spec.py: kinds, views, stubs, reference
+	$(BIN)/python -m mos.events.generate
+
+clean:      ## remove everything made here, .venv too
+	rm -rf build dist *.egg-info .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find mos mbox tests \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@tools/system build
+	@python=$$(tools/system python) && echo "make: $(VENV) from $$python" && "$$python" -m venv $(VENV)
+
+$(VENV)/.build: pyproject.toml | $(VENV)/pyvenv.cfg
+	@$(BIN)/python tools/requires build >$@.txt && $(BIN)/pip install -q -r $@.txt && touch $@
+
+$(VENV)/.test: setup.cfg | $(VENV)/.build
+	@tools/system test
+	@$(BIN)/python tools/requires install test >$@.txt && $(BIN)/pip install -q -r $@.txt && touch $@
+
+$(VENV)/.lint: setup.cfg | $(VENV)/.build
+	@$(BIN)/python tools/requires install test lint >$@.txt && $(BIN)/pip install -q -r $@.txt && touch $@
+
+# The compiled modules are copied from build/, so nothing is compiled twice; what else lies there may be out of date.
+$(VENV)/.installed: $(SOURCES) | $(VENV)/.build
+	@$(MAKE) --no-print-directory build
+	@find build -path 'build/lib*' -type f ! -name '*.so' -delete
+	@$(BIN)/pip install -q --no-build-isolation . && touch $@

@@ -1,0 +1,42 @@
+"""What all tests share: where captures and second opinions are, and a last line about what was not checked without them."""
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Programs that a test starts elsewhere run this tree too, not a copy that happens to be installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+CORPORA = Path(os.environ.get("MOS_CORPORA") or ROOT.parent / "shared" / "corpora")
+NO_CORPORA = "no captures with known answers: set MOS_CORPORA to their directory"
+NO_TSHARK = "no tshark: apt-get install tshark"
+
+
+@pytest.fixture(scope="session")
+def corpora():
+    """Directory of captures that others have answered."""
+    if not (CORPORA / "index.json").is_file():
+        pytest.skip(NO_CORPORA)
+    return CORPORA
+
+
+@pytest.fixture(scope="session")
+def tshark():
+    """Path of tshark, the second opinion."""
+    path = shutil.which("tshark")
+    if path is None:
+        pytest.skip(NO_TSHARK)
+    return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    absent = [reason for reason, there in ((NO_CORPORA, (CORPORA / "index.json").is_file()),
+                                           (NO_TSHARK, shutil.which("tshark"))) if not there]
+    skipped = len(terminalreporter.stats.get("skipped", ()))
+    if absent or skipped:
+        terminalreporter.section("NOT CHECKED", sep="!", yellow=True, bold=True)
+        for reason in absent:
+            terminalreporter.line(reason, yellow=True, bold=True)
+        terminalreporter.line(f"{skipped} skipped, each named below with its reason", yellow=True)

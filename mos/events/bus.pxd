@@ -2,7 +2,7 @@
 """Who listens to what, for which flow, in which order; and what they answered. Knows handlers, not TCP."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.object cimport PyObject
-from mos.events.filtervm cimport program_t
+from mos.events.filtervm cimport Filter, program_t
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport flow_t
@@ -100,6 +100,7 @@ cdef class Bus:
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1
     cdef int deliver(self, Event view) except -1
     cdef int ask_user(self, uint32_t index, user, Event view) except -1
+    cdef bint holds_for(self, Filter f, user, Event view) except -1
     cdef int fail(self, str name, Event view, exc, str policy) except -1
 
 cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil

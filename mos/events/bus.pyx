@@ -10,15 +10,17 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport NKINDS, KIND_FLOW_END, KIND_STREAM_GAP, KIND_TIMER
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
-from mos.events.views cimport Event, view_bind, view_new, view_release
+from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from mos.errors import ChainError, HandlerError, MosError, VerdictError
+from mos.events.user import UserEvent
 from mos.events.verdict import Verdict
 
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(void *) nogil
-    Py_ssize_t Py_REFCNT(object) nogil
+    void *PyCapsule_GetPointer(object, const char *) except NULL
+    void *PyCapsule_GetContext(object)
 
 cdef enum:
     MOMENTS = 3
@@ -187,9 +189,9 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
     except BaseException as exc:
         return b.fail(b.names[h.index], view, exc, b.policies[h.index])
     finally:
-        if Py_REFCNT(view) > 3:     # the list's reference, ours, the call's: more means the handler kept it
-            b.views[slot] = None
         view_release(view)
+        if view_held(view, 2):      # the list's reference and ours
+            b.views[slot] = None
 
 
 cdef class Bus:
@@ -243,8 +245,8 @@ cdef class Bus:
             h.filter = (<Filter?>s.filter).c
             self.owners.append(s.filter)
         if s.capsule is not None:
-            h.fn = <handler_fn><size_t>s.capsule.address
-            h.ctx = <void *><size_t>s.capsule.context
+            h.fn = <handler_fn>PyCapsule_GetPointer(s.capsule, "mos.handler.v1")
+            h.ctx = PyCapsule_GetContext(s.capsule)
             self.owners.append(s.capsule)
         else:
             self.python = 1
@@ -316,7 +318,7 @@ cdef class Bus:
                         and at in self.subscriptions[i].moments and self.subscriptions[i].user_class is None]
                 for to_server in (0, 1):
                     sign = 1 if to_server or not self.reverse else -1
-                    out.append(sorted(mine, key=lambda i: (sign * self.subscriptions[i].position,
+                    out.append(sorted(mine, key=lambda i: (not self.subscriptions[i].first, sign * self.subscriptions[i].position,
                                                            self.subscriptions[i].priority, i)))
         return out
 
@@ -388,10 +390,11 @@ cdef class Bus:
             e.data = <const uint8_t *><char *>(<bytes>verdict.payload[1])
         return 0
 
-    def publish(self, user, Event view=None):
+    def publish(self, user, Event view):
         """Queue a user-defined event; it is delivered after the handler that is running."""
-        if view is not None and getattr(user, "flow", None) is None:
-            user = stamp(user, view)
+        if not isinstance(user, UserEvent):
+            raise MosError(f"published {user!r}: only instances of a class derived from UserEvent can be")
+        view_stamp(user, view.e, self.engine)
         self.queue.append(user)
 
     cdef int deliver(self, Event view) except -1:
@@ -420,10 +423,8 @@ cdef class Bus:
     cdef int ask_user(self, uint32_t index, user, Event view) except -1:
         s = self.subscriptions[index]
         for p in s.compiled:
-            if not (user.matches(p) if isinstance(p, Filter) else p(user)):
+            if not (self.holds_for(p, user, view) if isinstance(p, Filter) else p(user)):
                 return MOS_PASS
-        if s.filter is not None and not user.matches(s.filter):
-            return MOS_PASS
         self.handlers[index].calls += 1
         result = self.functions[index](user)
         if result is None:
@@ -436,6 +437,13 @@ cdef class Bus:
             raise VerdictError(f"{self.names[index]} answered {result!r} to {type(user).__name__}: PASS, DROP, DROP_FLOW, "
                                "RESET, BYPASS or DETACH are possible")
         return result.code
+
+    cdef bint holds_for(self, Filter f, user, Event view) except -1:
+        """Run a filter on a user event: on its record, and on the flow and packet of the event it came from."""
+        cdef event_t e = view.e[0]
+        cdef bytes record = user.record()
+        e.obj = <void *><char *>record
+        return filter_run(f.c, &e)
 
     cdef int fail(self, str name, Event view, exc, str policy) except -1:
         """A handler raised. By policy: stop the run, let the packet pass, drop it, or take the handler off the flow."""
@@ -454,14 +462,3 @@ cdef class Bus:
         return {"calls": {self.names[i]: self.handlers[i].calls for i in range(self.nhandlers)}, "errors": dict(self.errors),
                 "sets": self.nsets, "sets_refused": self.sets_refused, "gil_takes": self.gil_takes,
                 "published": dict(self.published)}
-
-
-def stamp(user, Event view):
-    """Give a user event the flow and time of the event it came from, unless it has its own."""
-    try:
-        object.__setattr__(user, "flow", view.flow)
-        object.__setattr__(user, "time", view.time)
-        object.__setattr__(user, "engine", view.engine)
-    except (AttributeError, TypeError):
-        pass
-    return user

@@ -1,0 +1,246 @@
+"""Running a chain: settings to stages, a source through the stack, verdicts and events to a log, counters to a summary."""
+import json
+import os
+import resource
+import time
+from dataclasses import dataclass, field
+
+from mos.errors import CaptureError, UsageError
+from mos.events.bus import Bus
+from mos.events.log import Log
+from mos.flow.table import FlowTable
+from mos.io.source import open_source
+from mos.io.writer import open_writer
+from mos.net.bpf import PacketFilter
+from mos.net.decode import Decoder
+from mos.nf import Chain
+from mos.stack import Stack
+from mos.state.slots import SlotSpace
+from mos.tcp.policies import POLICIES
+from mos.tcp.states import STATES
+
+PICKUPS = ("off", "state", "data")
+TRUTHS = ("tap", "inline")
+CHECKSUMS = ("off", "verify", "auto")
+
+# Idle time-outs in seconds by TCP state; the longer one of both ends counts. Established: RFC 5382 REQ-5, at least 2 h 4 min.
+# Handshake and closing: RFC 5382's transitory 4 min, less for a SYN nobody answers (Linux gives up after 127 s).
+# UDP and ICMP: RFC 4787 REQ-5, at least 2 min.
+TIMEOUTS = {"CLOSED": 60, "LISTEN": 60, "SYN_SENT": 130, "SYN_RECEIVED": 130, "ESTABLISHED": 7440, "FIN_WAIT_1": 240,
+            "FIN_WAIT_2": 240, "CLOSE_WAIT": 7440, "CLOSING": 240, "LAST_ACK": 240, "TIME_WAIT": 60, "DATAGRAM": 120}
+
+# Reassembly bounds. Per direction 4 MB out of order: Linux's largest default receive window is 6 MB and half of that is
+# overhead; 4,096 segments bound the walk through the queue. Doubtful 64 KB: evidence comes within a round trip or never.
+# Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. All directions together 1 GB.
+LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30}
+
+
+@dataclass
+class Settings:
+    """How a run treats its traffic. The defaults are those for files."""
+    truth: str = "tap"
+    pickup: str = "data"
+    checksum: str = "auto"
+    overlap: str = "first"
+    tunnels: object = True
+    max_flows: int = 1 << 20
+    hash_key: "bytes | None" = None
+    bpf: "str | None" = None
+    timeouts: dict = field(default_factory=dict)
+    limits: dict = field(default_factory=dict)
+    raise_errors: bool = True
+    linktype: int = 1
+
+    def __post_init__(self):
+        for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
+                                     ("checksum", self.checksum, CHECKSUMS), ("overlap", self.overlap, POLICIES)):
+            if value not in choices:
+                raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        for name, value, choices in (("time-out", self.timeouts, TIMEOUTS), ("limit", self.limits, LIMITS)):
+            for key in value:
+                if key not in choices:
+                    raise UsageError(f"no {name} is called {key!r}; there are {', '.join(choices)}")
+
+
+class Engine:
+    """One chain on one stack: `feed` packets or `run` a source, then `close`. A context manager closes by itself.
+
+    After the run `engine.value(declaration)` gives what a Count, Map, Pool or Table holds.
+    """
+
+    def __init__(self, chain, settings=None, *, log=None, write=None, on_tick=None, on_verdict=None, **kwargs):
+        self.chain = chain if isinstance(chain, Chain) else Chain(*(chain if isinstance(chain, (list, tuple)) else [chain]))
+        self.settings = settings or Settings(**kwargs)
+        s = self.settings
+        key = s.hash_key or os.urandom(16)
+        self.log = Log(log, self.chain.names) if log is not None else None
+        self.verdicts = on_verdict
+        self.writer = open_writer(write) if isinstance(write, (str, os.PathLike)) else write
+        subscriptions = list(self.chain.subscriptions)
+        if not s.raise_errors:
+            pass
+        else:
+            for sub in subscriptions:
+                sub.policy = "raise"
+        if self.log is not None:
+            subscriptions.append(self.log.subscription(len(self.chain.nfs)))
+        self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
+        bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse)
+        self.stack = Stack(
+            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key), FlowTable(max_flows=s.max_flows, hash_key=key),
+            self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
+            policy=POLICIES.index(s.overlap), limits=LIMITS | s.limits,
+            timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
+            selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer,
+            on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=on_tick)
+        self.seconds = self.cpu_seconds = 0.0
+        self.source = None
+        self.closed = False
+        with self.slots:
+            for nf in self.chain.nfs:
+                nf.start(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    @property
+    def clock(self):
+        """Packet time, ns since 1970."""
+        return self.stack.clock
+
+    def feed(self, frame, ts_ns, linktype=None):
+        """One packet from memory; True if it is forwarded."""
+        with self.slots:
+            return self.stack.feed(frame, ts_ns, self.settings.linktype if linktype is None else linktype)
+
+    def run(self, what):
+        """Everything from a file name, `-`, or an iterable of (ts_ns, frame); returns self.
+
+        Raises CaptureError after the last good packet of a damaged file, and whatever a handler raised.
+        """
+        self.source = open_source(what)
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            with self.slots:
+                self.stack.run(self.source)
+        finally:
+            self.seconds += time.perf_counter() - wall
+            self.cpu_seconds += time.process_time() - cpu
+        if self.source.error:
+            raise CaptureError(self.source.error, self.source.packets)
+        return self
+
+    def close(self):
+        """End all flows, tell the NFs, flush log and capture."""
+        if self.closed:
+            return
+        self.closed = True
+        cpu = time.process_time()
+        try:
+            with self.slots:
+                self.stack.finish_all()
+                for nf in self.chain.nfs:
+                    nf.stop(self)
+        finally:
+            self.cpu_seconds += time.process_time() - cpu
+            self._release()
+
+    def abandon(self):
+        """After a failure: release everything, call nobody."""
+        self.closed = True
+        self._release()
+
+    def _release(self):
+        self.stack.shut()
+        if self.log is not None:
+            self.log.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def value(self, declaration):
+        """What a Count, Map, Pool or Table of the chain holds."""
+        return self.slots.value(declaration)
+
+    def flows(self):
+        """Live flows, the one idle for longest first."""
+        return self.stack.live_flows()
+
+    def _verdict(self, code, position, reason, packet, now, flow):
+        if self.log is not None:
+            self.log.verdict(code, position, reason, packet, now, flow)
+        if self.verdicts is not None:
+            self.verdicts(code, position, reason, packet, now, flow)
+
+    def stats(self):
+        """The summary of `--stats`: counters, time of the run loop, memory. Both balances hold."""
+        c = self.stack.counters()
+        dropped = {self.chain.names[i]: n for i, n in c.pop("dropped_by").items()}
+        dropped |= {k: n for k, n in c.pop("dropped_core").items() if n}
+        first = ("packets_in", "packets_out", "forwarded")
+        out = {k: c[k] for k in first} | {"dropped": dropped} | {k: c[k] for k in ("held", "consumed", "injected", "split", "bytes_in")}
+        out |= {"flows": c["flows"].get("created", 0), "events": c["events"], "seconds": round(self.seconds, 6),
+                "cpu_seconds": round(self.cpu_seconds, 6), **memory()}
+        rest = {k: v for k, v in c.items() if k not in out}
+        return out | rest
+
+
+def memory():
+    """Peak resident set and peak anonymous memory of this process, bytes."""
+    anon = 0
+    try:
+        with open("/proc/self/status") as f:
+            fields = dict(line.split(":", 1) for line in f if ":" in line)
+        anon = int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
+    except OSError:
+        pass
+    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "anonymous_bytes": anon}
+
+
+class Capture:
+    """A capture to be walked in Python: what `mos.open` gives. Nothing is read before it is asked for."""
+
+    def __init__(self, what, **settings):
+        self.what = what
+        self.settings = settings
+
+    def events(self, *kinds, where=None):
+        """Kept copies of events as they happen, at most one batch ahead; leaving the loop closes the file."""
+        from mos.events.marks import on
+        waiting = []
+
+        def keep(ev):
+            waiting.append(ev.keep())
+        for kind in kinds or (_event(),):
+            keep = on(kind, where=where)(keep)
+        engine = Engine(Chain([keep]), Settings(**self.settings))
+        source = open_source(self.what)
+        try:
+            with engine.slots:
+                while engine.stack.run_batch(source) > 0:
+                    yield from waiting
+                    waiting.clear()
+            if source.error:
+                raise CaptureError(source.error, source.packets)
+            engine.close()
+            yield from waiting
+        finally:
+            if not engine.closed:
+                engine.abandon()
+            source.close()
+
+    def run(self, *nfs, **kwargs):
+        """Run NFs over it and close; returns the Engine with counters and values."""
+        with Engine(Chain(*nfs), Settings(**self.settings), **kwargs) as engine:
+            engine.run(self.what)
+        return engine
+
+
+def _event():
+    from mos.events.views import Event
+    return Event

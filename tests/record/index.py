@@ -13,8 +13,8 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-HEAD = """# One row for each capture. Written by tests/record/index.py; `events` may be added to by hand: counts that a run of `chain`
-# must give; where other ICMP than echo occurs, FlowStart and FlowEnd by shutdown are left open. `flows`, `tshark` and `stream`
+HEAD = """# One row for each capture. Written by tests/record/index.py. `events` are counts that a run of `chain` must give, and
+# may be added to by hand; where other ICMP than echo occurs, FlowStart and FlowEnd by shutdown are left open. `flows`, `tshark` and `stream`
 # are tshark's view: a stream is there if its receiver got and acknowledged all of it.
 """
 ANALYSIS = ("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order", "lost_segment", "duplicate_ack",

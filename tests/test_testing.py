@@ -133,9 +133,23 @@ def test_segment_controls_every_field():
     assert (s.seq, s.ack, s.win, s.urp, s.flags) == (995, 2009, 3, 1, 0x78)
     options = dict(dpkt.tcp.parse_opts(s.opts))
     assert options[8] == bytes([0, 0, 0, 7, 0, 0, 0, 8]) and options[5] == (2011).to_bytes(4, "big") + (2021).to_bytes(4, "big")
+    c.segment("client", b"far", seq=5000)
     assert segments(c.send(b"a"))[-2].seq == 1001, "a raw seq must not move the conversation's own"
     assert segments(c.segment("client", b"b", offset=9).ack())[-1].ack == 1001 + 10
     assert segments(c.segment("client", offset=5 << 30))[-1].seq == (1001 + (5 << 30)) % 2**32
+
+
+def test_keep_alive_is_one_below_and_empty():
+    probe, answer = segments(tcp(C, S).send(b"abc").keep_alive("server"))[-2:]
+    assert (probe.sport, probe.seq, probe.data, answer.ack) == (80, 2000, b"", 2001)
+    assert segments(tcp(C, S).send(b"abc").keep_alive(answered=False))[-1].seq == 1003
+
+
+def test_timestamps_are_echoed_and_left_out_unless_both_offer_them():
+    got = [dict(dpkt.tcp.parse_opts(s.opts))[8] for s in segments(tcp(C, S, timestamps=True).send(b"a"))]
+    values, echoes = [o[:4] for o in got], [o[4:] for o in got]
+    assert echoes == [bytes(4), values[0], values[1], values[1], values[3]] and len(set(values)) == 5
+    assert not segments(tcp(C, S, timestamps=(True, False)).send(b"a"))[-1].opts
 
 
 def test_window_is_scaled_and_stays():
@@ -150,6 +164,7 @@ def test_retransmit_and_overlap():
     assert (evil.seq, evil.data) == (1001, b"HELLO") and (over.seq, over.data) == (1004, b"LOW")
     assert c.sent("client") == b"hello" + b"W"
     assert segments(c.retransmit(1))[-1].opts == segments(c)[0].opts
+    assert segments(c.segment("client", b"!", urg=1).retransmit(-1))[-1].urp == 1
 
 
 def test_lose_and_resend():
@@ -163,6 +178,7 @@ def test_reorder_keeps_times_and_moves_by_places():
     c = tcp(C, S).send(b"a", ack=False).send(b"b", ack=False).send(b"c")
     times = [t for t, _ in c.packets]
     assert [s.data for s in segments(c.reorder(4, by=2)) if s.data] == [b"b", b"c", b"a"]
+    assert [t for t, _ in c.packets] == times
     assert [s.data for s in segments(c.reorder(-2, by=-2)) if s.data] == [b"a", b"b", b"c"]
     assert [t for t, _ in c.packets] == times
 
@@ -191,6 +207,8 @@ def test_fragments_carry_the_whole_datagram(client, server):
     else:
         headers = [ip.extension_hdrs[44] for ip in pieces]
         parts = [(h.frag_off * 8, bytes(ip)[48:], bool(h.m_flag)) for h, ip in zip(headers, pieces)]
+    whole_again = ips(udp(client, server).send(b"a"))[0]
+    assert whole_again.v == 6 or whole_again.df
     assert [p[0] for p in parts] == [0, 16, 32, 48] and [p[2] for p in parts] == [True, True, True, False]
     assert b"".join(p[1] for p in parts) == body
 
@@ -257,6 +275,8 @@ def test_each_fault_does_what_it_is_called():
     assert 550 < len(frames["duplicate"]) < 650 and set(frames["duplicate"]) == set(plain)
     for name in ("reorder", "delay"):
         assert frames[name] != plain and sorted(frames[name]) == plain
+    late = [frames["reorder"].index(f) - i for i, f in enumerate(plain)]
+    assert max(late) <= 9 and any(n > 0 for n in late), "a packet is held for a few later ones only"
     flipped = [(a, b) for a, b in zip(plain, frames["corrupt"]) if a != b]
     assert 50 < len(flipped) < 150 and all(a[:14] == b[:14] for a, b in flipped)
     assert all((int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count() == 1 for a, b in flipped)

@@ -11,12 +11,6 @@ from mos.errors import UsageError
 HEADER = 14     # corrupt() leaves the Ethernet header alone: a switch would not deliver the frame otherwise
 
 
-def _chance(rate):
-    if not 0 <= rate <= 1:
-        raise UsageError(f"a rate of {rate} is no probability: give 0 to 1")
-    return rate
-
-
 def drop(packets, rate, seed):
     """Leave out each packet with probability `rate`."""
     rng = Random(f"drop {seed}")
@@ -88,7 +82,8 @@ def inject(packets, seed, **rates):
     for name in rates:
         if name not in STAGES:
             raise UsageError(f"{name!r} is no fault: choose among {', '.join(STAGES)}")
-        _chance(rates[name])
+        if not 0 <= rates[name] <= 1:
+            raise UsageError(f"{name}={rates[name]} is no probability: give 0 to 1")
     for name, stage in STAGES.items():
         if rates.get(name):
             packets = stage(packets, rates[name], seed)

@@ -60,10 +60,8 @@ class TcpConversation(Endpoints):
         self.syn("client", data, options=struct.pack("!BB", 34, 2 + len(TFO_COOKIE)) + TFO_COOKIE)
         if accepted:
             return self.syn("server").ack("client")
-        client = self.end["client"]
-        client.next = 1
+        self.end["client"].next = 1
         self.syn("server")
-        client.sent.clear()
         return self._stream("client", data, ack=True)
 
     def send(self, data, ack=True):

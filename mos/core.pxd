@@ -11,7 +11,8 @@ from mos.io.writer cimport Writer
 from mos.net.bpf cimport PacketFilter
 from mos.net.decode cimport Decoder, decoder_t
 from mos.net.packet cimport pkt_t
-from mos.state.slots cimport SlotSpace, layout_t, undo_t
+from mos.state.blocks cimport layout_t, undo_t
+from mos.state.slots cimport SlotSpace
 from mos.tcp.reasm cimport budget_t, limits_t, plan_t
 
 cdef enum:              # how flows without a SYN are picked up
@@ -72,7 +73,7 @@ cdef class Core:
     cdef PacketFilter selection
     cdef readonly SlotSpace slots
     cdef layout_t *layout
-    cdef undo_t undo
+    cdef undo_t *undo
     cdef ring_t ring
     cdef plan_t plan
     cdef plan_t late            # plan of bytes that an ACK of the other direction set free

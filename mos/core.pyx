@@ -35,7 +35,7 @@ cdef class Core:
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
         self.layout = slots.l
-        slots.u = &self.undo
+        self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
         self.selection, self.writer = selection, writer
         self.on_verdict, self.on_tick = on_verdict, on_tick

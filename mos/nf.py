@@ -16,7 +16,7 @@ from mos.events.filter import Filter, compile_filter
 from mos.events.marks import marks_of
 from mos.events.narrow import Narrowed
 from mos.events.user import UserEvent
-from mos.state.kinds import Declaration, FlowState
+from mos.state.kinds import declared
 
 MOMENTS = {"sender": (0,), "receiver": (1,), "acked": (2,)}
 EDITS = {None: 0, "header": 1, "same_length": 2}
@@ -159,8 +159,8 @@ class ModuleNF(NF):
 
 
 def own_state(namespace):
-    return [v for v in namespace.values() if isinstance(v, Declaration)
-            or (isinstance(v, type) and issubclass(v, FlowState) and v is not FlowState)]
+    """The state declared in a namespace, in the order written."""
+    return list(declared(namespace))
 
 
 def near(word, known):
@@ -262,13 +262,9 @@ class Chain:
         user = issubclass(root, UserEvent)
         kinds = [] if user else [k for k in spec.LEAVES if root.kind_mask >> spec.BITS[k.name] & 1]
         compiled = tuple(self._compile(name, p, root) for p in predicates)
-        moments = MOMENTS[mark.at]
-        if root.__name__ == "TcpStateChange" and mark.at == "sender":
-            moments = (0, 1)
-        elif mark.at == "sender" and root.kind_mask >> spec.BITS["TcpStateChange"] & 1:
-            moments = (0, 1) if not user else moments
         return Subscription(
-            function=fn, name=name, position=position, kind_mask=0 if user else root.kind_mask, moments=moments, root=root,
+            function=fn, name=name, position=position, kind_mask=0 if user else root.kind_mask, moments=MOMENTS[mark.at],
+            root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
             priority=mark.priority, observe=mark.observe or nf.observe, answers=user or any(k.answers for k in kinds),
             attached=mark.attached, edits=EDITS[mark.edits], policy=nf.on_error, on=root.__name__)

@@ -10,7 +10,7 @@ from mos.events.bus import Bus
 from mos.events.log import Log
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
-from mos.io.writer import open_writer
+from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
 from mos.nf import Chain
@@ -75,7 +75,7 @@ class Engine:
         key = s.hash_key or os.urandom(16)
         self.log = Log(log, self.chain.names) if log is not None else None
         self.verdicts = on_verdict
-        self.writer = open_writer(write) if isinstance(write, (str, os.PathLike)) else write
+        self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
         if not s.raise_errors:
             pass

@@ -2,6 +2,7 @@
 
 Functions over `Core`, which holds what the stages share; `mos.stack` calls `segment` for every TCP packet of a flow.
 """
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.core cimport RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_DROP, MOS_HOLD, bus_event
@@ -10,15 +11,17 @@ from mos.events.kinds cimport (
     KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER)
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER,
+    end_t, flow_t)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN
-from mos.state.slots cimport slots_abort, slots_commit
+from mos.state.blocks cimport slots_abort, slots_commit
 from mos.tcp.classify cimport (
-    SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify)
+    SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify,
+    judged_t)
 from mos.tcp.reasm cimport (
-    reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
     reasm_ready, reasm_skip, reasm_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
 from mos.tcp.track cimport (
@@ -66,7 +69,7 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
         track_duplicate_syn(&c)
         if drain(k) < 0:
             return WAY_FAILED
-        slots_commit(&k.undo, f)
+        slots_commit(k.undo)
         return WAY_DONE
     return WAY_ANSWERS_OTHER if j.what == SEG_ANSWERS_OTHER else WAY_REOPENS
 
@@ -123,7 +126,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
         reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, p.payload, p.payload_cap)
-    slots_commit(&k.undo, f)
+    slots_commit(k.undo)
     return WAY_DONE
 
 cdef int taken(Core k, scene_t *c) noexcept nogil:
@@ -150,7 +153,7 @@ cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
         return -1
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)
-        slots_commit(&k.undo, c.flow)
+        slots_commit(k.undo)
         wheel_arm(k.idle, &c.flow.timer, k.now + CLOSED_LINGER_NS)
         if drain(k) < 0:
             return -1
@@ -380,7 +383,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
         packet_at_receiver(k, c)
     if drain(k) < 0:
         return -1
-    slots_commit(&k.undo, f)
+    slots_commit(k.undo)
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(k.table, f)
     if f.end[c.s].flags & END_FIN_SENT and track_over(f) and not f.flags & FLOW_CLOSED:
@@ -399,7 +402,7 @@ cdef void abort(Core k, scene_t *c) noexcept nogil:
     cdef end_t *S = &c.flow.end[c.s]
     if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
         reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
-    slots_abort(&k.undo, c.flow)
+    slots_abort(k.undo)
 
 cdef int drain(Core k) noexcept nogil:
     """Hand the ring's events out, oldest first."""

@@ -24,7 +24,7 @@ from mos.flow.flow cimport (
 from mos.flow.table cimport table_alias, table_create, table_find, table_first, table_remove, table_touch, table_victim
 from mos.flow.view cimport Flow, flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
-from mos.net.bpf cimport bpf_run
+from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
@@ -32,7 +32,7 @@ from mos.net.rewrite cimport frame_copy, key_make, make_reset, replace_payload, 
 from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.segment cimport (
     WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
-from mos.state.slots cimport slots_close, slots_commit, slots_open, undo_begin
+from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.reasm cimport reasm_free, reasm_t
 from mos.tcp.track cimport HIST_CHECKSUM, history_add, scene_t, track_open, track_time_out
@@ -88,6 +88,18 @@ cdef class Stack(Core):
             bus_drop_gil(self.bus)
         return 0
 
+    def run_batch(self, Source source):
+        """One batch, for callers that look at events in between; number of packets, 0 at the end. Raises like `run`."""
+        cdef pkt_t batch[BATCH]
+        cdef int n, i
+        memset(batch, 0, sizeof(batch))
+        n = source.recv_batch(batch, BATCH)
+        self.bus.holding = 1
+        for i in range(n):
+            if self.packet(&batch[i]) < 0:
+                raise self.bus.error
+        return n
+
     def feed(self, frame, int64_t ts, linktype=1):
         """One packet from memory; True if it was forwarded. What tests and embedding programs call."""
         cdef pkt_t p
@@ -127,7 +139,7 @@ cdef class Stack(Core):
                 return
             f.mask = 0
             f.set_id = 0
-            self.release(<size_t>f)
+            self.release(f)
 
     def halt(self):
         """Stop after the packet in hand."""
@@ -145,7 +157,9 @@ cdef class Stack(Core):
         answer_reset(&self.answer)
         self.edited = 0
         self.ring.n = 0
-        if self.selection is not None and not bpf_run(self.selection.program(p.linktype), p.frame, p.caplen, p.wirelen):
+        if self.selection is not None and not self.selected(p):
+            if self.bus.failed:
+                return -1
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
@@ -161,6 +175,16 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, NULL, 0)
+
+    cdef bint selected(self, const pkt_t *p) noexcept nogil:
+        """The packet filter's word; it is compiled when a link type is first met."""
+        cdef const bpf_t *b = self.selection.find(p.linktype)
+        if b == NULL:
+            bus_take_gil(self.bus)
+            b = (<const bpf_t *(*)(Stack, int) noexcept nogil>compile_selection)(self, p.linktype)
+            if b == NULL:
+                return False
+        return bpf_run(b, p.frame, p.caplen, p.wirelen) != 0
 
     cdef void malformed(self, const pkt_t *p) noexcept nogil:
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_MALFORMED, NULL, p, self.now, 0, 1)
@@ -186,7 +210,7 @@ cdef class Stack(Core):
         f.end[s].payload += p.payload_len
         f.last_ns = self.now
         self.n.tracked += 1
-        undo_begin(&self.undo, f)
+        undo_begin(self.undo, f)
         table_touch(self.table, f)
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
             return self.drop_on(p, f)
@@ -254,7 +278,7 @@ cdef class Stack(Core):
         f.set_id = 0
         f.mask = self.bus.sets[0].mask
         f.first_ns = f.last_ns = self.now
-        if self.layout != NULL and slots_open(self.layout, f) < 0:
+        if slots_open(self.layout, f) < 0:
             table_remove(self.table, f)
             self.orphan(p, ORPHAN_TABLE_FULL)
             return NULL
@@ -264,7 +288,7 @@ cdef class Stack(Core):
                 f.mask &= ~<uint64_t>WANTS_BYTES
         if p.proto == IPPROTO_TCP:
             track_open(f, p, midstream)
-        self.arm(f)
+        arm(self, f)
         return f
 
     cdef int make_room(self, const pkt_t *p) noexcept nogil:
@@ -293,7 +317,9 @@ cdef class Stack(Core):
         """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
         cdef scene_t c
         cdef event_t *e
-        c.flow, c.pkt, c.s = f, p, s
+        c.flow = f
+        c.pkt = p
+        c.s = s
         if p.payload_cap:
             e = ring_add(&self.ring, f.mask, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
             if e != NULL:
@@ -306,7 +332,7 @@ cdef class Stack(Core):
             abort(self, &c)
         else:
             f.end[s].offset += p.payload_cap
-            slots_commit(&self.undo, f)
+            slots_commit(self.undo)
         return WAY_DONE
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
@@ -394,7 +420,7 @@ cdef class Stack(Core):
             f.end_reason = <uint8_t>reason
             if t != NULL and t.rst_side and reason != END_EVICTED:
                 f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
-        undo_begin(&self.undo, f)
+        undo_begin(self.undo, f)
         if f.proto == IPPROTO_TCP:
             for side in range(2):
                 if flush(self, f, side) < 0:
@@ -413,10 +439,10 @@ cdef class Stack(Core):
         wheel_cancel(self.idle, &f.timer)
         reasm_free(<reasm_t **>&f.end[0].reasm, &self.budget)
         reasm_free(<reasm_t **>&f.end[1].reasm, &self.budget)
-        if f.view != NULL or f.slots != NULL or (t != NULL and t.timers != NULL):
-            if self.layout == NULL or self.layout.objects or f.view != NULL or (t != NULL and t.timers != NULL):
-                bus_take_gil(self.bus)
+        if f.view != NULL or (t != NULL and t.timers != NULL):
+            bus_take_gil(self.bus)
             (<void (*)(Stack, flow_t *) noexcept nogil>release_objects)(self, f)
+        slots_close(self.layout, f)
         free(f.extra)
         f.extra = NULL
         self.undo.flow = NULL
@@ -456,8 +482,14 @@ cdef class Stack(Core):
             return 0
         wheel_cancel(self.idle, &f.timer)
         if f.flags & FLOW_CLOSED:
-            c.flow, c.pkt, c.ring, c.want, c.now = f, NULL, &self.ring, f.mask, self.now
-            c.s, c.to_server, c.truth = CLIENT, 1, self.truth
+            c.flow = f
+            c.pkt = NULL
+            c.ring = &self.ring
+            c.want = f.mask
+            c.now = self.now
+            c.s = CLIENT
+            c.to_server = 1
+            c.truth = self.truth
             track_time_out(&c)
             if drain(self) < 0:
                 return -1
@@ -537,8 +569,8 @@ cdef class Stack(Core):
         if f == NULL:
             raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
         was = flow_name_at(f, position, &client_hi)
-        memcpy(addr, was.hi_addr if client_hi else was.lo_addr, 16)
-        memcpy(addr + 16, was.lo_addr if client_hi else was.hi_addr, 16)
+        memcpy(addr, &was.hi_addr[0] if client_hi else &was.lo_addr[0], 16)
+        memcpy(addr + 16, &was.lo_addr[0] if client_hi else &was.hi_addr[0], 16)
         cport, sport = was.hi_port if client_hi else was.lo_port, was.lo_port if client_hi else was.hi_port
         if client is not None:
             put_address(addr, client[0], was.ipver)
@@ -565,6 +597,15 @@ cdef class Stack(Core):
             self.bus.failed = 1
 
 
+cdef const bpf_t *compile_selection(Stack s, int linktype) noexcept:
+    try:
+        return s.selection.program(linktype)
+    except BaseException as exc:
+        s.bus.error = exc
+        s.bus.failed = 1
+        return NULL
+
+
 cdef int tick_of(Stack s) noexcept:
     return s.tick()
 
@@ -582,15 +623,13 @@ cdef void drop_timer_of(Stack s, user_timer_t *t) noexcept:
 
 
 cdef void release_objects(Stack s, flow_t *f) noexcept:
-    """Timers, the Python view and slots of a flow that ends; holds the GIL where any of them is an object."""
+    """User timers and the Python view of a flow that ends. With the GIL."""
     cdef trouble_t *t = <trouble_t *>f.extra
     if t != NULL:
         while t.timers != NULL:
             s.drop_timer(<user_timer_t *>t.timers)
     if f.view != NULL:
         flow_view_end(f)
-    if f.slots != NULL:
-        slots_close(s.layout, f)
 
 
 cdef int put_address(uint8_t *to, text, int ipver) except -1:

@@ -8,7 +8,7 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
-from mos.events.kinds cimport NKINDS, KIND_FLOW_END, KIND_STREAM_GAP, KIND_TIMER
+from mos.events.kinds cimport NKINDS, KIND_TCP_STATE_CHANGE
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
@@ -310,12 +310,16 @@ cdef class Bus:
         return self.nsets - 1
 
     def rows(self, members):
-        """Handler indices per (moment, kind, direction), in walking order."""
+        """Handler indices per (moment, kind, direction), in walking order.
+
+        A state change has its own moment: who subscribes to it before the packet is forwarded gets both ends' changes.
+        """
         out = []
         for at in range(MOMENTS):
             for kind in range(NKINDS):
+                wanted = (at, AT_SENDER) if kind == KIND_TCP_STATE_CHANGE and at == AT_RECEIVER else (at,)
                 mine = [i for i in sorted(members) if self.subscriptions[i].kind_mask >> kind & 1
-                        and at in self.subscriptions[i].moments and self.subscriptions[i].user_class is None]
+                        and any(m in wanted for m in self.subscriptions[i].moments)]
                 for to_server in (0, 1):
                     sign = 1 if to_server or not self.reverse else -1
                     out.append(sorted(mine, key=lambda i: (not self.subscriptions[i].first, sign * self.subscriptions[i].position,

@@ -38,7 +38,7 @@ class Log:
     def subscription(self, position):
         """The log as a handler of everything: asked first, answers nothing."""
         from mos.nf import Subscription
-        return Subscription(function=self.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0, 1),
+        return Subscription(function=self.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
                             root=Event, observe=True, answers=False, first=True, on="Event")
 
     def close(self):

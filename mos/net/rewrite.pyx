@@ -80,8 +80,8 @@ cdef int rewrite_flow(uint8_t *out, const pkt_t *p, const flow_t *f, int s) noex
     """Name the ends as the far side of all translating NFs knows them: the last alias to the server, the key to the client."""
     cdef uint8_t client_hi = 0
     cdef const key_t *k = flow_name_at(f, LAST_POSITION if s == CLIENT else 0, &client_hi)
-    cdef const uint8_t *client = k.hi_addr if client_hi else k.lo_addr
-    cdef const uint8_t *server = k.lo_addr if client_hi else k.hi_addr
+    cdef const uint8_t *client = &k.hi_addr[0] if client_hi else &k.lo_addr[0]
+    cdef const uint8_t *server = &k.lo_addr[0] if client_hi else &k.hi_addr[0]
     cdef uint16_t client_port = k.hi_port if client_hi else k.lo_port
     cdef uint16_t server_port = k.lo_port if client_hi else k.hi_port
     if p.ip == NULL or p.reassembled:
@@ -246,8 +246,8 @@ cdef int key_make(key_t *k, const key_t *like, const uint8_t *client, uint16_t c
     cdef int order = memcmp(client, server, 16)
     cdef int client_hi = order > 0 or (order == 0 and client_port > server_port)
     memcpy(k, like, sizeof(key_t))
-    memcpy(k.hi_addr if client_hi else k.lo_addr, client, 16)
-    memcpy(k.lo_addr if client_hi else k.hi_addr, server, 16)
+    memcpy(&k.hi_addr[0] if client_hi else &k.lo_addr[0], client, 16)
+    memcpy(&k.lo_addr[0] if client_hi else &k.hi_addr[0], server, 16)
     k.lo_port = server_port if client_hi else client_port
     k.hi_port = client_port if client_hi else server_port
     return client_hi

@@ -38,7 +38,7 @@ for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
 
 cdef char[11] HISTORY
-for _i, _letter in enumerate(b"SHADFRCGTWI"):
+for _i, _letter in enumerate(bytearray(b"SHADFRCGTWI")):
     HISTORY[_i] = _letter
 
 

@@ -317,7 +317,7 @@ cdef class Bus:
         out = []
         for at in range(MOMENTS):
             for kind in range(NKINDS):
-                wanted = (at, AT_SENDER) if kind == KIND_TCP_STATE_CHANGE and at == AT_RECEIVER else (at,)
+                wanted = [at, AT_SENDER] if kind == KIND_TCP_STATE_CHANGE and at == AT_RECEIVER else [at]
                 mine = [i for i in sorted(members) if self.subscriptions[i].kind_mask >> kind & 1
                         and any(m in wanted for m in self.subscriptions[i].moments)]
                 for to_server in (0, 1):

@@ -10,6 +10,7 @@ from mos.tcp.reasm cimport plan_free, plan_init
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 from mos.errors import MosError, StaleFlow, UsageError
+from mos.tcp.policies import POLICIES
 from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
 
 cdef enum:
@@ -32,6 +33,7 @@ cdef class Core:
                  timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
+        bus.engine = self
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
         self.layout = slots.l
@@ -118,6 +120,10 @@ cdef class Core:
     def flow_domain(self, domain):
         """(VLAN ids outermost first, tunnel text or None) of a flow's domain number."""
         return self.decoder.domain(domain)
+
+    def flow_policy(self, number):
+        """Name of an overlap policy."""
+        return POLICIES[number]
 
     def flow_trouble(self, Flow flow, int side):
         """Rare counters of what one end sent, as a dict."""

@@ -22,7 +22,7 @@ from mos.tcp.classify cimport (
     judged_t)
 from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
-    reasm_ready, reasm_skip, reasm_t)
+    reasm_ready, reasm_skip, reasm_t, seg_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_rst, track_sender)
@@ -88,6 +88,19 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
             adopt_all(k, c, c.s)
             return classify(c.flow, c.pkt, c.s, c.truth)
     return j
+
+cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
+    """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
+    cdef reasm_t *r = <reasm_t *>e.reasm
+    cdef seg_t *s = r.doubt if r != NULL else NULL
+    cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)
+    while s != NULL:
+        if s.off < to <= s.off + s.len:
+            e.snd_max = ack
+            return True
+        s = s.next
+    return False
+
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""

@@ -63,7 +63,7 @@ cdef judged_t classify(const flow_t *f, const pkt_t *p, int s, int truth) noexce
     if p.opts & OPT_TS and R.flags & END_TS and seq_lt(p.tsval, R.ts_recent):
         return refused(REFUSED_TIMESTAMP, 1)
     if not S.flags & END_SEEN:
-        return taken()
+        return taken() if R.state != STATE_SYN_SENT or f.flags & FLOW_MIDSTREAM else refused(REFUSED_SYN, 0)
     nxt = rcv_nxt(S)
     if truth == TRUTH_TAP and R.flags & END_ACKED:
         nxt = seq_max(nxt, R.last_ack)
@@ -122,8 +122,6 @@ cdef judged_t judge_syn_ack(const flow_t *f, const pkt_t *p, int s) noexcept nog
         return other(SEG_DUPLICATE_SYN)
     if both_over(f):
         return refused(REFUSED_CLOSED, 0)
-    if p.tcp_flags & TCP_FIN:
-        return refused(REFUSED_FLAGS, 0)
     if R.flags & END_SYN and (seq_le(p.ack, R.iss) or seq_gt(p.ack, R.snd_max)):
         return refused(REFUSED_ACK, 0)
     if S.flags & END_SEEN and p.seq != S.iss:

@@ -82,12 +82,15 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     if t.side[1 - c.s].claims and j.what == SEG_TAKEN and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
         t.side[1 - c.s].claims = 0
     if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and j.cause == REFUSED_ACK and seq_gt(c.pkt.ack, R.snd_max):
+        if vouched(R, c.pkt.ack):
+            return classify(c.flow, c.pkt, c.s, c.truth)
         if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
             t.side[c.s].claims = 0
             R.snd_max = c.pkt.ack
             adopt_all(k, c, c.s)
             return classify(c.flow, c.pkt, c.s, c.truth)
     return j
+
 
 cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
     """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""

@@ -1,0 +1,100 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Domains: paths of VLANs and tunnels (walk_t.path) interned as small numbers, so that a flow key can hold one."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
+from mos.net.siphash cimport siphash13
+
+cdef enum:
+    MAX_DOMAINS = 65536         # VLAN ids times a few; at some 40 bytes a path 4 MB, and 30 MB if all are the longest
+    DOMAIN_OVERFLOW = 65537     # shared by all that came later: their flows may be taken for each other's
+
+cdef struct domains_t:
+    uint32_t n                  # ids 1 .. n are given
+    uint32_t room               # entries allocated
+    uint32_t slots              # of the hash index, a power of two
+    uint64_t overflow           # packets that got DOMAIN_OVERFLOW
+    uint64_t k0
+    uint64_t k1
+    uint32_t *index             # id, 0: free
+    uint32_t *ends              # ends[id] is where its path ends in `bytes`, ends[id - 1] where it starts
+    uint8_t *bytes
+    uint32_t bytes_room
+    uint32_t last               # the id given last: packets come in runs
+
+cdef inline const uint8_t *domain_path(const domains_t *t, uint32_t id, uint32_t *n) noexcept nogil:
+    n[0] = t.ends[id] - t.ends[id - 1]
+    return t.bytes + t.ends[id - 1]
+
+cdef inline bint domain_is(const domains_t *t, uint32_t id, const uint8_t *path, uint32_t n) noexcept nogil:
+    cdef uint32_t have = 0
+    cdef const uint8_t *p = domain_path(t, id, &have)
+    return have == n and memcmp(p, path, n) == 0
+
+cdef inline bint domains_reindex(domains_t *t, uint32_t slots) noexcept nogil:
+    """Make the hash index `slots` wide. False: no memory, nothing has changed."""
+    cdef uint32_t *index = <uint32_t *>realloc(t.index, slots * sizeof(uint32_t))
+    cdef uint32_t id, at, n
+    cdef const uint8_t *p
+    if index == NULL:
+        return False
+    t.index, t.slots = index, slots
+    for at in range(slots):
+        index[at] = 0
+    for id in range(1, t.n + 1):
+        n = 0
+        p = domain_path(t, id, &n)
+        at = <uint32_t>siphash13(p, n, t.k0, t.k1) & (slots - 1)
+        while index[at]:
+            at = (at + 1) & (slots - 1)
+        index[at] = id
+    return True
+
+cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
+    """Room for one more path of n bytes. False: no memory."""
+    cdef void *p
+    if t.n + 2 > t.room:
+        p = realloc(t.ends, 2 * (t.room + 32) * sizeof(uint32_t))
+        if p == NULL:
+            return False
+        t.ends, t.room = <uint32_t *>p, 2 * (t.room + 32)
+        t.ends[0] = 0
+    if t.ends[t.n] + n > t.bytes_room:
+        p = realloc(t.bytes, 2 * (t.bytes_room + 1024))
+        if p == NULL:
+            return False
+        t.bytes, t.bytes_room = <uint8_t *>p, 2 * (t.bytes_room + 1024)
+    return 2 * (t.n + 1) <= t.slots or domains_reindex(t, 2 * t.slots if t.slots else 64)
+
+cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
+    """The id of this path, given on first sight; DOMAIN_OVERFLOW if there is no room for it. 0 for the empty path."""
+    cdef uint32_t at = 0
+    if n == 0:
+        return 0
+    if t.last and domain_is(t, t.last, path, n):
+        return t.last
+    cdef uint32_t hash = <uint32_t>siphash13(path, n, t.k0, t.k1)
+    if t.slots:
+        at = hash & (t.slots - 1)
+        while t.index[at]:
+            if domain_is(t, t.index[at], path, n):
+                t.last = t.index[at]
+                return t.last
+            at = (at + 1) & (t.slots - 1)
+    if t.n == MAX_DOMAINS or not domains_grow(t, n):
+        t.overflow += 1
+        return DOMAIN_OVERFLOW
+    memcpy(t.bytes + t.ends[t.n], path, n)
+    t.n += 1
+    t.ends[t.n] = t.ends[t.n - 1] + n
+    at = hash & (t.slots - 1)           # growing may have moved everything
+    while t.index[at]:
+        at = (at + 1) & (t.slots - 1)
+    t.index[at] = t.n
+    t.last = t.n
+    return t.n
+
+cdef inline void domains_free(domains_t *t) noexcept nogil:
+    free(t.index)
+    free(t.ends)
+    free(t.bytes)

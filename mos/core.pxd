@@ -83,6 +83,7 @@ cdef class Core:
     cdef counters_t n
     cdef uint64_t *dropped_by   # by chain position
     cdef int64_t now
+    cdef int64_t leap           # a time stamp far ahead, not yet confirmed; 0: none
     cdef int64_t idle_ns[12]    # idle time-out by TCP state, then UDP; ICMP as UDP
     cdef int truth, pickup, verify
     cdef uint8_t policy

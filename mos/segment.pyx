@@ -25,7 +25,8 @@ from mos.tcp.reasm cimport (
     reasm_ready, reasm_skip, reasm_t, seg_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_rst, track_sender)
+    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
+    track_sender)
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 cdef enum:
@@ -79,6 +80,12 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     cdef end_t *R = &c.flow.end[1 - c.s]
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
         t.rst_side = 0
+    if c.truth == TRUTH_TAP and c.flow.flags & FLOW_CLOSED and c.flow.end_reason != END_FIN and not c.pkt.tcp_flags & (TCP_SYN | TCP_RST):
+        t.alive |= 1 << c.s
+        if t.alive == 3:
+            track_revive(c)
+            t.alive = 0
+            return classify(c.flow, c.pkt, c.s, c.truth)
     if t.side[1 - c.s].claims and j.what == SEG_TAKEN and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
         t.side[1 - c.s].claims = 0
     if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and j.cause == REFUSED_ACK and seq_gt(c.pkt.ack, R.snd_max):

@@ -10,6 +10,7 @@ from mos.core cimport Core, user_timer_t
 cdef class Stack(Core):
     cdef int loop(self, Source source) noexcept nogil
     cdef int packet(self, pkt_t *p) noexcept nogil
+    cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p) noexcept nogil

@@ -42,6 +42,8 @@ import ipaddress
 
 from mos.errors import VerdictError
 
+cdef int64_t LEAP_NS = 3_600_000_000_000
+
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
     int PyErr_CheckSignals() except -1
@@ -150,7 +152,7 @@ cdef class Stack(Core):
         self.n.packets_in += 1
         self.n.bytes_in += p.wirelen
         if p.ts > self.now:
-            self.now = p.ts
+            self.set_clock(p.ts)
         if wheel_due(self.idle, self.now) or wheel_due(self.timers, self.now):
             if self.expire() < 0:
                 return -1
@@ -175,6 +177,15 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, NULL, 0)
+
+    cdef void set_clock(self, int64_t ts) noexcept nogil:
+        """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
+        stamp must not time every flow out."""
+        if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
+            self.now = ts
+            self.leap = 0
+        else:
+            self.leap = ts
 
     cdef bint selected(self, const pkt_t *p) noexcept nogil:
         """The packet filter's word; it is compiled when a link type is first met."""
@@ -208,7 +219,7 @@ cdef class Stack(Core):
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
         f.end[s].payload += p.payload_len
-        f.last_ns = self.now
+        f.last_ns = self.leap if self.leap and p.ts == self.leap else self.now
         self.n.tracked += 1
         undo_begin(self.undo, f)
         table_touch(self.table, f)
@@ -258,7 +269,7 @@ cdef class Stack(Core):
         cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
         cdef int client_hi = p.from_hi
         if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN:
-            if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST or not p.tcp_flags & TCP_ACK:
+            if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
                 self.orphan(p, ORPHAN_NO_SYN)
                 return NULL
             midstream = 1

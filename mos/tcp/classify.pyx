@@ -6,7 +6,7 @@ from mos.events.kinds cimport (
     REFUSED_ACK, REFUSED_AFTER_FIN, REFUSED_CLOSED, REFUSED_FLAGS, REFUSED_NO_ACK, REFUSED_RST, REFUSED_SYN,
     REFUSED_TIMESTAMP, REFUSED_WINDOW, STATE_CLOSED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT, STATE_TIME_WAIT)
 from mos.flow.flow cimport (
-    END_ACKED, END_FIN_DONE, END_FIN_SENT, END_SEEN, END_SYN, END_TS, FLOW_CLOSED, FLOW_MIDSTREAM)
+    END_ACKED, END_FIN_SENT, END_RST_CLIENT, END_RST_SERVER, END_SEEN, END_SYN, END_TS, FLOW_CLOSED, FLOW_MIDSTREAM)
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 from mos.tcp.seq cimport seq_between, seq_diff, seq_ge, seq_gt, seq_le, seq_lt, seq_max
 from mos.tcp.trouble cimport trouble_t
@@ -85,7 +85,7 @@ cdef judged_t judge_closed(const flow_t *f, const pkt_t *p, int s) noexcept nogi
     cdef uint32_t end = p.seq + p.payload_len + (1 if p.tcp_flags & TCP_FIN else 0)
     if S.flags & END_SEEN and seq_le(end, S.snd_max) and seq_diff(S.snd_max, p.seq) < FAR_BACK:
         return taken()
-    return refused(REFUSED_CLOSED, 0)
+    return refused(REFUSED_CLOSED, f.end_reason == END_RST_CLIENT or f.end_reason == END_RST_SERVER)
 
 
 cdef bint both_over(const flow_t *f) noexcept nogil:

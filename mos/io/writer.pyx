@@ -192,7 +192,7 @@ cdef class Writer:
         cdef size_t done = 0
         cdef ssize_t n
         cdef pollfd ready
-        while done < self.used and not self.why:
+        while done < self.used:
             n = write(self.fd, self.buf + done, self.used - done)
             if n >= 0:
                 done += n
@@ -204,15 +204,19 @@ cdef class Writer:
             elif self.saved_errno != EINTR:
                 self.why = FAILED_ERRNO
                 break
-            self.run_handlers()
+            if self.interrupted():
+                break
+        n = -1 if done < self.used else 0
         self.used = 0
-        return -1 if self.why else 0
+        return n
 
-    cdef void run_handlers(self) noexcept with gil:
+    cdef bint interrupted(self) noexcept with gil:
+        """Run signal handlers; True if one raised (Ctrl-C)."""
         try:
             PyErr_CheckSignals()
         except BaseException as e:
             self.failure, self.why = e, FAILED_SIGNAL
+        return self.failure is not None
 
     def put_packet(self, int64_t ts, const uint8_t[::1] data, wirelen=None, uint16_t linktype=1, uint16_t iface=0):
         """Append one packet from Python: ts in ns, wirelen the bytes it had on the wire if more than `data`."""
@@ -234,7 +238,8 @@ cdef class Writer:
         try:
             if not self.started and not self.why:
                 self.start()
-            if not self.why:
+            # After a second link type what came before it is whole, after a failed write(2) it is not.
+            if self.why == FAILED_NOT or self.why == FAILED_LINKTYPE or self.why == FAILED_MEMORY:
                 self.flush_buffer()
         finally:
             if self.owns_fd and close(self.fd) < 0 and not self.why:
@@ -246,7 +251,7 @@ cdef class Writer:
             self.why = FAILED_CLOSED
 
     cdef int check(self) except -1:
-        if self.why == FAILED_NOT or self.reported:
+        if self.why == FAILED_NOT or (self.reported and self.why != FAILED_CLOSED):
             return 0
         self.reported = True
         if self.why == FAILED_SIGNAL:
@@ -255,8 +260,10 @@ cdef class Writer:
             raise BrokenPipeError(EPIPE, os.strerror(EPIPE), self.name)
         if self.why == FAILED_LINKTYPE:
             raise MosError(f"{self.name} can hold one link type and the packets have several; name it *.pcapng")
-        what = {FAILED_ERRNO: os.strerror(self.saved_errno), FAILED_MEMORY: "out of memory", FAILED_CLOSED: "it is closed"}
-        raise MosError(f"cannot write {self.name}: {what[self.why]}; of {self.packets} packets the last are missing")
+        if self.why == FAILED_CLOSED:
+            raise UsageError(f"{self.name} is closed; write before close()")
+        what = "out of memory" if self.why == FAILED_MEMORY else os.strerror(self.saved_errno)
+        raise MosError(f"cannot write {self.name}: {what}; the last of {self.packets} packets are missing")
 
     def __enter__(self):
         return self

@@ -45,7 +45,8 @@ def interface(linktype=1, snaplen=0, options=b"", order="<"):
 
 
 def enhanced(data, ts=0, iface=0, wire=None, options=b"", order="<"):
-    head = struct.pack(order + "IIIII", iface, ts >> 32, ts & 0xFFFFFFFF, len(data), len(data) if wire is None else wire)
+    wire = len(data) if wire is None else wire
+    head = struct.pack(order + "IIIII", iface, ts >> 32, ts & 0xFFFFFFFF, len(data), wire)
     return block(6, head + data + bytes(-len(data) % 4) + options, order)
 
 
@@ -79,7 +80,8 @@ PACKETS = [(1700000000, 123456, b"first frame", 11), (1700000001, 999999, b"", 1
 
 
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("magic,unit,extra", [(0xA1B2C3D4, 1000, b""), (0xA1B23C4D, 1, b""), (0xA1B2CD34, 1000, bytes(8))])
+@pytest.mark.parametrize("magic,unit,extra",
+                         [(0xA1B2C3D4, 1000, b""), (0xA1B23C4D, 1, b""), (0xA1B2CD34, 1000, bytes(8))])
 def test_classic(order, magic, unit, extra, tmp_path):
     data = classic(PACKETS, order, magic, extra=extra, network=101)
     records, error = read(data)
@@ -95,7 +97,8 @@ def test_fcs_bits_are_no_link_type():
     assert open_source(classic([], magic=0xA1B23C4D)).nanosecond
 
 
-@pytest.mark.parametrize("version,swapped", [((2, 2), True), ((2, 3), True), ((543, 0), True), ((2, 3), False), ((2, 4), False)])
+@pytest.mark.parametrize("version,swapped", [((2, 2), True), ((2, 3), True), ((543, 0), True),
+                                             ((2, 3), False), ((2, 4), False)])
 def test_old_files_have_the_lengths_the_other_way_round(version, swapped):
     lengths = (1500, 4) if swapped else (4, 1500)
     data = classic([], version=version) + struct.pack("<IIII", 1, 2, *lengths) + b"abcd"
@@ -170,7 +173,8 @@ def test_simple_and_obsolete_packet_blocks():
     data = section() + interface(1, snaplen=6) + block(3, struct.pack("<I", 4) + b"four") + block(2, old)
     records, error = read(data + block(3, struct.pack("<I", 1500) + b"sixsix"))
     assert error is None
-    assert [(r.ts, r.data, r.wirelen) for r in records] == [(0, b"four", 4), (5000, b"old", 60), (5000, b"sixsix", 1500)]
+    assert [(r.ts, r.data, r.wirelen) for r in records] == [(0, b"four", 4), (5000, b"old", 60),
+                                                            (5000, b"sixsix", 1500)]
     assert "at most" in read(data + block(3, struct.pack("<I", 5) + b"four"))[1]
 
 
@@ -196,8 +200,10 @@ def test_too_many_interfaces():
 SMALL = {
     "pcap": classic(PACKETS[:2] + [(1, 2, b"tail", 4)]),
     "kuznetzov": classic(PACKETS[:2], ">", 0xA1B2CD34, extra=bytes(8)),
-    "pcapng": section(options=option(4, b"test") + option(0, b"")) + interface(options=option(9, b"\x06") + option(2, b"lo"))
-    + enhanced(b"one", 1, options=option(1, b"comment")) + block(5, bytes(12)) + block(3, struct.pack("<I", 3) + b"two")
+    "pcapng": section(options=option(4, b"test") + option(0, b""))
+    + interface(options=option(9, b"\x06") + option(2, b"lo"))
+    + enhanced(b"one", 1, options=option(1, b"comment"))
+    + block(5, bytes(12)) + block(3, struct.pack("<I", 3) + b"two")
     + section(">") + interface(order=">") + enhanced(b"three", 3, order=">") + block(4, bytes(4), ">"),
 }
 
@@ -208,21 +214,21 @@ def test_every_truncation_delivers_the_prefix(name, tmp_path):
     whole, error = read(data)
     assert error is None
     ends = set()
+    path = tmp_path / "x"
     for n in range(len(data)):
         records, error = read(data[:n])
         assert records == whole[:len(records)]
         if error is None:
             ends.add(n)
-        assert mapped(tmp_path / "x", data[:n]) == ((records, None) if error is None else (len(records), mapped_text(error, tmp_path)))
+            assert mapped(path, data[:n]) == (records, None)
+        else:
+            assert mapped(path, data[:n]) == (len(records), error.replace("capture", str(path), 1))
     assert len(ends) >= len(whole) and min(ends) >= 24
 
 
-def mapped_text(error, tmp_path):
-    return error.replace("capture", str(tmp_path / "x"), 1)
-
-
 @settings(max_examples=400)
-@given(st.sampled_from(sorted(SMALL)), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
+@given(st.sampled_from(sorted(SMALL)),
+       st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
 def test_flipped_bytes(name, flips):
     data = bytearray(SMALL[name])
     for where, value in flips:
@@ -290,6 +296,27 @@ def test_position_size_and_close(tmp_path):
     source.close()
     source.close()
     assert list(source) == [] and source.error is None and source.linktypes == {0: 1}
+
+
+def resident():
+    """Bytes of mapped files in memory."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("RssFile:")[2].split()[0]) << 10
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="counts resident pages by Linux' /proc")
+def test_resident_memory_stays_flat(tmp_path):
+    path = tmp_path / "sparse.pcap"
+    with open(path, "wb") as file:
+        file.write(classic([]))
+        for i in range(800):
+            file.seek(24 + i * 262160)
+            file.write(struct.pack("<IIII", i, 0, 262144, 262144))
+        file.truncate(24 + 800 * 262160)
+    before = resident()
+    with open_source(path) as source:
+        assert sum(len(r.data) for r in source) == 800 * 262144
+        assert resident() - before < 64 << 20
 
 
 def walk(path):

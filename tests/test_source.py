@@ -180,7 +180,8 @@ packets = st.lists(st.tuples(st.integers(0, 2**62), st.binary(max_size=200)), ma
 @given(packets, st.integers(0, 65535))
 def test_packets_made_in_python(made, linktype):
     source = open_source(iter(made), linktype=linktype)
-    assert [(r.ts, r.data, r.wirelen, r.linktype) for r in source] == [(ts, data, len(data), linktype) for ts, data in made]
+    expected = [(ts, data, len(data), linktype) for ts, data in made]
+    assert [(r.ts, r.data, r.wirelen, r.linktype) for r in source] == expected
 
 
 def test_packets_made_in_python_may_be_cut_and_must_have_a_time():

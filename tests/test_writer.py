@@ -126,7 +126,8 @@ def test_a_reader_that_has_gone(tmp_path):
 
 
 def test_standard_output():
-    program = "from mos.io.writer import Writer; w = Writer('-'); w.put_packet(7, b'abc'); w.close(); print('still open')"
+    program = ("from mos.io.writer import Writer\n"
+               "w = Writer('-'); w.put_packet(7, b'abc'); w.close(); print('still open')")
     out = subprocess.run([sys.executable, "-c", program], capture_output=True).stdout
     assert out.endswith(b"abcstill open\n")
     assert [(r.ts, r.data) for r in open_source(out[:-11])] == [(7, b"abc")]

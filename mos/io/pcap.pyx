@@ -54,7 +54,7 @@ TEXT = {
 }
 
 Record = namedtuple("Record", "number ts data wirelen linktype iface")
-Record.__doc__ = "One packet as Python sees it: ts in ns since 1970, data the captured bytes, wirelen those on the wire."
+Record.__doc__ = "A packet as Python sees it: ts in ns since 1970, data the captured bytes, wirelen those on the wire."
 Interface = namedtuple("Interface", "linktype snaplen tsresol tsoffset name section")
 Interface.__doc__ = "A capture interface: snaplen 0 is unlimited, tsresol as in pcapng's if_tsresol, tsoffset in s."
 
@@ -69,9 +69,9 @@ def is_mapped(device, inode):
 cdef class Source:
     """A capture being read, front to back, from a file descriptor or from `reader`, an object with readinto().
 
-    `head` holds bytes already taken from it; with `owns_fd` close() closes fd or reader. A regular file at its start is mapped, anything else streamed: while it
-    is mapped nobody may truncate it (the kernel answers with SIGBUS). Raises CaptureError if it is no capture.
-    Not for several threads at once.
+    `head` holds bytes already taken from it; with `owns_fd` close() closes fd or reader. Raises CaptureError if it is
+    no capture. A regular file at its start is mapped, anything else streamed: while it is mapped nobody may truncate
+    it (the kernel answers with SIGBUS). Not for several threads at once.
     """
 
     def __cinit__(self, int fd=-1, reader=None, bytes head=b"", str name="capture", bint owns_fd=False):
@@ -299,7 +299,8 @@ cdef class Source:
     @property
     def interfaces(self):
         """The interfaces described so far, by ordinal (pkt_t.iface)."""
-        return [Interface(f.linktype, f.snaplen, f.tsresol, f.offset, (<bytes>f.name).decode("utf-8", "replace"), f.section)
+        return [Interface(f.linktype, f.snaplen, f.tsresol, f.offset,
+                          (<bytes>f.name).decode(errors="replace"), f.section)
                 for f in self.r.ifaces[:self.r.nifaces]]
 
     @property
@@ -317,7 +318,7 @@ cdef class Source:
         return False
 
     def close(self):
-        """Let go of file and memory: frames delivered are invalid now, the next batch is the end. May be called twice."""
+        """Let go of file and memory: frames delivered are invalid now, the next batch is the end. Idempotent."""
         self.r.cur = self.r.end = self.r.base = NULL
         if self.map != NULL:
             munmap(self.map, self.map_size)

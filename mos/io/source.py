@@ -176,7 +176,7 @@ class _Unpacked:
             self.pending = self.inner.unused_data if self.inner.eof else self.inner.unconsumed_tail
             self.left -= len(self.ready)
             if self.left < 0:
-                raise CaptureError(f"{self.name} unpacks to more than {self.limit} bytes; raise max_bytes to read it all")
+                raise CaptureError(f"{self.name} unpacks to more than {self.limit} bytes; raise max_bytes to go on")
         n = min(len(self.ready), len(view))
         view[:n] = self.ready[:n]
         self.ready = self.ready[n:]

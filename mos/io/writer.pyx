@@ -38,8 +38,8 @@ cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
 
 
 cdef class Writer:
-    """Write packets to `path`, `-` being standard output. A name that ends in .pcapng or .ntar makes a pcapng, any other a
-    pcap, with ns time stamps if `nanosecond`, else µs. `linktype` is that of a pcap file without packets.
+    """Write packets to `path`, `-` being standard output. A name that ends in .pcapng or .ntar makes a pcapng, any
+    other a pcap, with ns time stamps if `nanosecond`, else µs. `linktype` is that of a pcap file without packets.
 
     A pcap holds packets of one link type; a pcapng one interface per (iface, linktype). Frames are cut to the longest
     that readers accept; times outside what the format can say are clamped. Raises UsageError if it cannot be opened.

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# With it Cython refuses `self.x += 1` without the GIL; self is never None.
 """The capture reader: walks record and block headers in place; frames are never copied out of a mapped file."""
 from collections import namedtuple
 

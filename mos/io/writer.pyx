@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# With it Cython refuses `self.x += 1` without the GIL; self is never None.
 """The capture writer: pcap or pcapng, in the machine's byte order, buffered, straight to a descriptor."""
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno

@@ -125,7 +125,7 @@ def test_wheel_holds_every_source_and_one_module_for_each(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {f for f in archive.namelist() if ".dist-info/" not in f}
     compiled = {f for f in held if f.endswith(".so")}
-    assert PACKAGE_FILES == held - compiled
+    assert held - compiled == PACKAGE_FILES
     listed = set(re.findall(r'"((?:mos|mbox)\.[\w.]+)"', (ROOT / "setup.py").read_text()))
     wanted = {module_of(p).replace(".", "/") + SUFFIX for p in sources(".pyx") if module_of(p) in listed}
     assert compiled == wanted

@@ -8,11 +8,12 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 
 # The parts of mos (packages and top-level modules), nearest the wire first: each imports only those before it.
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
-ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "stack", "cli")
+ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "segment", "stack", "run", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "net"}, "testing": {"errors", "net", "io"}, "mos": {*ORDER[:-1], "io"}}
-MAY_IMPORT["stack"].add("io")
-MAY_IMPORT["cli"] |= {"io", "mos"}
+MAY_IMPORT["cli"] |= {"mos"}
+for user in ("core", "stack", "run", "cli"):
+    MAY_IMPORT[user].add("io")
 PUBLIC = {"mos", "mos.events", "mos.errors", "mos.testing"}   # what a middlebox may import: as its user could
 
 # Sources (or all of a directory) without a test file of their own, and where they are tested instead. Only ever shorter.

@@ -22,9 +22,11 @@ demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundl
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
+# What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.
 build: $(VENV)/.build  ## compile in place what has changed
 	@tools/system build
 	@echo "make: compiling what has changed (all of it takes a minute or two)"
+	@find mos mbox -name '*.so' -delete
 	@$(BIN)/python setup.py -q build_ext --inplace
 
 wheel: $(VENV)/.build  ## source archive, and from it a wheel, into dist/

@@ -17,7 +17,7 @@ DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivisi
                   nonecheck=False, auto_pickle=False, embedsignature=True, binding=True)
 DEBUG = bool(os.environ.get("MOS_DEBUG"))   # bounds and invariants checked, no optimiser
 BASE = "build/debug" if DEBUG else "build"  # apart: objects are reused by date, whatever flags made them
-CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-strict-aliasing", "-fno-plt"]
+CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-fno-plt", "-Wno-sign-compare"]
 if DEBUG:
     DIRECTIVES.update(boundscheck=True, nonecheck=True)
 

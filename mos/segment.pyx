@@ -77,26 +77,35 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
-    cdef end_t *R = &c.flow.end[1 - c.s]
+    if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and second_thoughts(k, c, t, j.cause):
+        j = classify(c.flow, c.pkt, c.s, c.truth)
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
         t.rst_side = 0
-    if c.truth == TRUTH_TAP and c.flow.flags & FLOW_CLOSED and c.flow.end_reason != END_FIN and not c.pkt.tcp_flags & (TCP_SYN | TCP_RST):
-        t.alive |= 1 << c.s
-        if t.alive == 3:
-            track_revive(c)
-            t.alive = 0
-            return classify(c.flow, c.pkt, c.s, c.truth)
-    if t.side[1 - c.s].claims and j.what == SEG_TAKEN and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
-        t.side[1 - c.s].claims = 0
-    if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and j.cause == REFUSED_ACK and seq_gt(c.pkt.ack, R.snd_max):
-        if vouched(R, c.pkt.ack):
-            return classify(c.flow, c.pkt, c.s, c.truth)
-        if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
-            t.side[c.s].claims = 0
-            R.snd_max = c.pkt.ack
-            adopt_all(k, c, c.s)
-            return classify(c.flow, c.pkt, c.s, c.truth)
+        if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
+            t.side[1 - c.s].claims = 0
     return j
+
+
+cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
+    """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
+    if c.flow.flags & FLOW_CLOSED and c.flow.end_reason != END_FIN and not c.pkt.tcp_flags & (TCP_SYN | TCP_RST):
+        t.alive |= 1 << c.s
+        if t.alive != 3:
+            return False
+        t.alive = 0
+        track_revive(c)
+        return True
+    if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
+        return False
+    if vouched(R, c.pkt.ack):
+        return True
+    if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
+        t.side[c.s].claims = 0
+        R.snd_max = c.pkt.ack
+        adopt_all(k, c, c.s)
+        return True
+    return False
 
 
 cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:

@@ -13,7 +13,7 @@ from mos.flow.view cimport Flow, ip_text
 from mos.state.blocks cimport chunk_t, layout_t, slots_close, slots_put_object, slots_settle, slots_write, spare_t
 
 from mos.errors import ChainError, MosError, StaleFlow, UsageError
-from mos.events.user import Slot
+from mos.events.user import Slot, _REQUIRED
 from mos.state.layout import SLOTS_MAX as LARGEST, TYPES, encode, place, type_name
 
 cdef extern from *:
@@ -120,6 +120,8 @@ cdef class FlowVar:
     def __init__(self, type=int, default=None, *, size=0, cut=False, name=None):
         global _declared
         if hasattr(type, "limit") and hasattr(type, "type"):    # Text, Blob, Ip
+            if default is None and type.default is not _REQUIRED:
+                default = type.default
             type, size, cut = type.type, type.limit, type.cut
         self.type = type_name(type)
         self.name = name

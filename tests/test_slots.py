@@ -1,6 +1,7 @@
 """Slots against a dict per flow: writes, packets that commit or abort, flows that come and go."""
 import gc
 import ipaddress
+import subprocess
 import sys
 import threading
 import weakref
@@ -408,3 +409,17 @@ def test_value_of_what_has_none():
         space.value(Count("d"))
     with pytest.raises(MosError, match=r"inside a handler only; after a run read chain.value\(c\)"):
         count.add()
+
+
+def test_stubs_agree_with_the_module(tmp_path):
+    pytest.importorskip("mypy.stubtest", reason="mypy is not installed: stubs are not compared")
+    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--allowlist", "tests/stubtest.allow",
+                             "--ignore-unused-allowlist", "mos.state.slots"], cwd=driver.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    user = tmp_path / "user.py"
+    user.write_text("from mos.flow.view import Flow\nfrom mos.state.slots import FlowVar\n"
+                    "hits, name = FlowVar(int), FlowVar(str, size=9)\n"
+                    "def f(flow: Flow) -> int:\n    hits[flow] += 1\n    name[flow] = 'a'\n    return hits.add(flow)\n"
+                    "def g(flow: Flow) -> None:\n    name[flow] = 3\n    hits[flow] = 'a'\n")
+    result = subprocess.run([sys.executable, "-m", "mypy", str(user)], cwd=driver.ROOT, capture_output=True, text=True)
+    assert [line.split(":")[1] for line in result.stdout.splitlines() if ": error:" in line] == ["9", "10"], result.stdout

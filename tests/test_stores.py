@@ -170,7 +170,7 @@ class MapModel(RuleBasedStateMachine):
     @invariant()
     def same(self):
         self.purge()
-        assert list(self.map.value().items()) == [(k, value) for k, (value, _) in self.entries.items()]
+        assert self.map.items() == list(self.map.value().items()) == [(k, value) for k, (value, _) in self.entries.items()]
         assert self.map.counters() == {"size": len(self.entries), "evicted": self.evicted, "expired": self.expired}
         assert len(self.map.ages) == (0 if self.expire is None else len(self.entries))
 

@@ -265,6 +265,13 @@ def test_loads_at_the_very_end():
     assert run_code(indirect, bytes(8), 8) == 0     # X + k does not wrap round to 0
 
 
+@pytest.mark.parametrize("by, left, right", [(0, 7, 7), (1, 14, 3), (31, 2**31, 0), (32, 0, 0), (33, 0, 0), (W32, 0, 0)])
+def test_shifts_beyond_the_word_give_zero(by, left, right):
+    for code, result in ((0x64, left), (0x74, right)):
+        assert run_code([(0, 0, 0, 7), (code, 0, 0, by), (0x16, 0, 0, 0)], b"", 0) == result
+        assert run_code([(0, 0, 0, 7), (1, 0, 0, by), (code | 8, 0, 0, 0), (0x16, 0, 0, 0)], b"", 0) == result
+
+
 @pytest.mark.parametrize("expr, linktype, why", [
     ("tcp prt 80", 1, "syntax error"), ("inbound", 1, "kernel"), ("ip6 protochain 6", 1, "loop"),
     ("tcp", 999, "link type 999.*leave the packet filter out"), ("tcp", 195, "only offsets"), ("vlan", 101, "VLAN"),

@@ -192,6 +192,42 @@ def test_meaning(text, expected):
     assert passes(text, flow=FLOW) is expected
 
 
+@pytest.mark.parametrize("text, true, false", [
+    ("server_port in {1000, 1002, 1063}", [1000, 1002, 1063], [999, 1001, 1064, 1066, 936, 0, 65535]),
+    ("server_port in {1000, 1002, 1064}", [1000, 1002, 1064], [999, 1001, 1063, 1065, 1066]),
+    ("server_port in {1..9, 2..3, 500}", [1, 9, 500], [0, 10, 499]),
+    ("server_port in {5, 4, 7..8}", [4, 5, 7, 8], [3, 6, 9]),
+    ("server_port > client_port", [1001, 65535], [1000, 999]), ("server_port >= client_port", [1000, 1001], [999]),
+    ("server_port < client_port", [999], [1000]), ("server_port <= client_port", [999, 1000], [1001]),
+    ("server_port > 5", [6], [5]), ("server_port >= 5", [5], [4]), ("server_port < 5", [4], [5]), ("server_port <= 5", [5], [6])])
+def test_bounds_of_numbers(text, true, false):
+    for value in true + false:
+        assert passes(text, flow=dict(FLOW, client_port=1000, server_port=value)) == (value in true), value
+
+
+@pytest.mark.parametrize("text, true, false", [
+    ("client in fd00::/72", ["fd00::", "fd00::ff:ffff:ffff:ffff"], ["fd00::100:0:0:0", "fd00:0:0:1::", "fc00::"]),
+    ("client == fd00::1", ["fd00::1"], ["fd00::2", "fd00::", "fd00::1:0:0:1"]),
+    ("client in 10.0.0.0/31", ["10.0.0.0", "10.0.0.1"], ["10.0.0.2", "11.0.0.0", "a00::", "9.255.255.255"]),
+    ("client in ::/0", ["::", "a00::"], ["0.0.0.0"]), ("client in 0.0.0.0/0", ["0.0.0.0", "10.0.0.1"], ["::"]),
+    ("client == server", ["10.0.0.2", "a00:2::"], ["10.0.0.3", "a00:2::1"]),
+    ("client == src", ["10.0.0.2"], ["10.0.0.3", "a00:2::"])])
+def test_bounds_of_addresses(text, true, false):
+    for value in true + false:
+        packed = ip_address(value).packed
+        server = FLOW["server"].ljust(len(packed), b"\0")
+        packet = dict(src=FLOW["server"], dst=b"\1\2\3\4")
+        assert passes(text, flow=dict(FLOW, client=packed, server=server), packet=packet) == (value in true), value
+
+
+def test_bounds_of_fractions():
+    for value in (-1e300, -2.0, -1.5, -1.0, -0.5, -0.0, 0.0, 1e-300, 0.5, 1.5, 1e300):
+        record = struct.pack("<d", value) + bytes(32)
+        for limit in (-1.5, -1.0, 0, 0.5, 1.5):
+            for op, truth in (("<", value < limit), ("<=", value <= limit), ("==", value == limit), (">", value > limit)):
+                assert run_on(compile_filter(f"score {op} {limit}", "Event", LAYOUT), record=record) == truth, (value, op, limit)
+
+
 @pytest.mark.parametrize("text, kind, event", [
     ("reason == 'idle'", "FlowEnd", dict(cause=4)), ("reason in {idle, fin}", "FlowEnd", dict(cause=4)),
     ("new == ESTABLISHED", "TcpStateChange", dict(new=STATES.index("ESTABLISHED"))), ("old != new", "TcpStateChange", dict(new=1)),

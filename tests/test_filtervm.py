@@ -128,7 +128,7 @@ def test_a_program_by_hand():
 @pytest.mark.parametrize("change", [
     dict(op=7), dict(op=-1), dict(src=11), dict(type=vm.IP), dict(type=vm.U8), dict(offset=1), dict(src=vm.FLOW, type=vm.U8),
     dict(src=vm.EVENT, type=vm.I64, offset=4096), dict(src=vm.RECORD, type=vm.U8), dict(invert=2), dict(jt=0), dict(jf=0),
-    dict(jt=3), dict(jf=-1), dict(op=vm.RANGES, b=1), dict(op=vm.RANGES, a=-1), dict(op=vm.NET), dict(op=vm.FIELD),
+    dict(jt=3), dict(jf=3), dict(jf=-1), dict(op=vm.RANGES, b=1), dict(op=vm.RANGES, a=-1), dict(op=vm.NET), dict(op=vm.FIELD),
     dict(arg=256), dict(src2=-1), dict(offset2=2**16),
     dict(op=vm.FIELD, src2=vm.CLIENT_END, type2=vm.IP), dict(op=vm.FIELD, src2=vm.CLIENT_END, type2=vm.PORT, arg=3),
     dict(op=vm.SAME, type=vm.IP, src2=vm.CLIENT_END, type2=vm.PORT)])

@@ -207,7 +207,7 @@ class Checker:
         if not merged:
             return False
         if field.always and merged == [bounds(field)]:
-            return not invert
+            return True
         s, (first, last), span = field.source, merged[0], merged[-1][1] - merged[0][0]
         insn = BLANK._replace(src=s.src, type=s.type, offset=s.offset, invert=int(invert), a=first)
         if len(merged) == 1:

@@ -96,7 +96,8 @@ def test_verdict_is_libpcaps(expr, linktype):
     oracle, ours = libpcap(expr, linktype), PacketFilter(expr)
     for frame in FRAMES[linktype]:
         for cut in {len(frame), 20, 40, 53, 60}:
-            assert ours.matches(frame[:cut], linktype) == bool(oracle.filter(frame[:cut])), (expr, linktype, frame[:cut].hex())
+            assert ours.matches(frame[:cut], linktype) == bool(oracle.filter(frame[:cut])), (expr, linktype,
+                frame[:cut].hex())
 
 
 def test_the_expressions_tell_packets_apart():
@@ -212,7 +213,8 @@ def reference(program, frame, wirelen):
             r["X" if code == 7 else "A"] = r["A" if code == 7 else "X"]
 
 
-CODES = [*LOADS, *(op << 4 | 4 | s for op in range(11) for s in (0, 8)), *(op | 5 | s for op in JUMPS for s in (0, 8)), 5, 2, 3,
+CODES = [*LOADS, *(op << 4 | 4 | s for op in range(11) for s in (0, 8)), *(op | 5 | s for op in JUMPS for s in (0, 8)),
+    5, 2, 3,
          7, 0x87]
 NUMBERS = st.one_of(st.integers(0, 40), st.sampled_from([W32, 2**31, 2**31 - 1, 0xffff, 0xfffff000]), st.integers(0, W32))
 
@@ -228,7 +230,8 @@ def programs(draw):
         out.append((code, draw(st.integers(0, left)), draw(st.integers(0, left)), k))
     out.append((draw(st.sampled_from([0x06, 0x16])), 0, 0, draw(NUMBERS)))
     if draw(st.integers(0, 9)) == 0:
-        out[draw(st.integers(0, n))] = draw(st.tuples(st.integers(0, 0xffff), st.integers(0, 255), st.integers(0, 255), NUMBERS))
+        out[draw(st.integers(0, n))] = draw(st.tuples(st.integers(0, 0xffff), st.integers(0, 255), st.integers(0, 255),
+            NUMBERS))
     return out
 
 
@@ -274,7 +277,8 @@ def test_shifts_beyond_the_word_give_zero(by, left, right):
 
 
 @pytest.mark.parametrize("expr, linktype, why", [
-    ("tcp prt 80", 1, "syntax error"), ("inbound", 1, "to_server"), ("ether[-1] = 1", 1, "kernel"), ("ip6 protochain 6", 1, "loop"),
+    ("tcp prt 80", 1, "syntax error"), ("inbound", 1, "to_server"), ("ether[-1] = 1", 1, "kernel"),
+    ("ip6 protochain 6", 1, "loop"),
     ("tcp", 999, "link type 999.*leave the packet filter out"), ("tcp", 195, "only offsets"), ("vlan", 101, "VLAN"),
     ("tcp\0", 1, "NUL"), ("tcp", -1, "65535"), ("tcp", 2**16 + 1, "65535")])
 def test_errors_are_one_line_and_name_the_expression(expr, linktype, why):

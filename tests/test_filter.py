@@ -27,7 +27,8 @@ FLOATS = [0.0, -0.0, 1.5, -1.5, 3.0, 1e300, -1e-9, float("nan"), float("inf")]
 INTS = {"offset": BIG, "length": BIG, "time": [-5, *BIG], "client_port": PORTS, "dst_port": PORTS, "flow_id": BIG,
         "client_bytes": BIG, "server_packets": [0, 1, 2**32 - 1], "packet_length": [0, 60, 2**32 - 1], "protocol": SMALL,
         "window": [0, 1, 65535], "payload_length": [0, 1000], "delta": [-2**63, -1, 0, 7]}
-IPS, BOOLS = ["client", "server", "src", "dst", "peer"], ["tcp", "udp", "icmp", "syn", "ack", "fin", "established", "to_server", "hot"]
+IPS, BOOLS = ["client", "server", "src", "dst", "peer"], ["tcp", "udp", "icmp", "syn", "ack", "fin", "established",
+    "to_server", "hot"]
 
 
 def evaluate(tree, values):
@@ -91,7 +92,8 @@ TESTS = st.one_of(
               st.lists(st.one_of(ADDRESS, st.sampled_from(BLOCKS).map(Literal)), min_size=1, max_size=6).map(tuple)),
     st.builds(Compare, st.just(Name("cause")), st.sampled_from(["==", "!="]),
               st.sampled_from(REFUSALS).flatmap(lambda v: st.sampled_from([Name(v), Literal(v)]))),
-    st.builds(In, st.just(Name("cause")), st.lists(st.sampled_from(REFUSALS).map(Literal), min_size=1, max_size=5).map(tuple)),
+    st.builds(In, st.just(Name("cause")), st.lists(st.sampled_from(REFUSALS).map(Literal), min_size=1,
+        max_size=5).map(tuple)),
     st.builds(Compare, st.just(Name("score")), st.sampled_from(["==", "!=", "<", "<=", ">", ">="]),
               st.sampled_from([0, 1, 3, 1.5, -1.5, 0.001, 1e300]).map(Literal)))
 TREES = st.recursive(TESTS, lambda sub: st.one_of(
@@ -181,7 +183,8 @@ FLOW = dict(client=b"\x0b\0\0\1", server=b"\x0a\0\0\2", client_port=40000, serve
     ("not tcp or true", True), ("not (tcp or true)", False), ("not not tcp", True), ("23 == server_port", True),
     ("22 < server_port", True), ("23 < server_port", False), ("server_port in {22, 23}", True),
     ("server_port in 20..22", False), ("server_port in {1, 20..23, 80}", True), ("server_port not in {23}", False),
-    ("client_port == 40k", True), ("client_port == 4e4", True), ("client_port == 0x9c40", True), ("client_port < 0.04M", False),
+    ("client_port == 40k", True), ("client_port == 4e4", True), ("client_port == 0x9c40", True),
+    ("client_port < 0.04M", False),
     ("client in 11.0.0.1", True), ("client == ::ffff:11.0.0.1", False), ("client in {fd00::/8, 11.0.0.0/24}", True),
     ("client != fd00::1", True), ("client in ::/0", False), ("client != server", True), ("client_port > server_port", True),
     ("tcp == false", False), ("udp == false", True), ("udp != false", False), ("tcp\nand\n\tserver_port==23", True),
@@ -199,7 +202,8 @@ def test_meaning(text, expected):
     ("server_port in {5, 4, 7..8}", [4, 5, 7, 8], [3, 6, 9]),
     ("server_port > client_port", [1001, 65535], [1000, 999]), ("server_port >= client_port", [1000, 1001], [999]),
     ("server_port < client_port", [999], [1000]), ("server_port <= client_port", [999, 1000], [1001]),
-    ("server_port > 5", [6], [5]), ("server_port >= 5", [5], [4]), ("server_port < 5", [4], [5]), ("server_port <= 5", [5], [6])])
+    ("server_port > 5", [6], [5]), ("server_port >= 5", [5], [4]), ("server_port < 5", [4], [5]),
+    ("server_port <= 5", [5], [6])])
 def test_bounds_of_numbers(text, true, false):
     for value in true + false:
         assert passes(text, flow=dict(FLOW, client_port=1000, server_port=value)) == (value in true), value
@@ -225,12 +229,14 @@ def test_bounds_of_fractions():
         record = struct.pack("<d", value) + bytes(32)
         for limit in (-1.5, -1.0, 0, 0.5, 1.5):
             for op, truth in (("<", value < limit), ("<=", value <= limit), ("==", value == limit), (">", value > limit)):
-                assert run_on(compile_filter(f"score {op} {limit}", "Event", LAYOUT), record=record) == truth, (value, op, limit)
+                assert run_on(compile_filter(f"score {op} {limit}", "Event", LAYOUT), record=record) == truth, (value,
+                    op, limit)
 
 
 @pytest.mark.parametrize("text, kind, event", [
     ("reason == 'idle'", "FlowEnd", dict(cause=4)), ("reason in {idle, fin}", "FlowEnd", dict(cause=4)),
-    ("new == ESTABLISHED", "TcpStateChange", dict(new=STATES.index("ESTABLISHED"))), ("old != new", "TcpStateChange", dict(new=1)),
+    ("new == ESTABLISHED", "TcpStateChange", dict(new=STATES.index("ESTABLISHED"))),
+    ("old != new", "TcpStateChange", dict(new=1)),
     ('cause in {syn, "rst"}', "OutOfWindow", dict(cause=1)), ("side == server", "ZeroWindow", dict(side=1)),
     ("window == 77", "WindowUpdate", dict(length=77)), ("ack > 5 and count == 3", "DuplicateAck", dict(offset=6, length=3)),
     ("midstream", "FlowStart", dict(flags=4)), ("redelivered and not doubtful", "StreamData", dict(flags=1)),
@@ -256,19 +262,26 @@ ERRORS = [
     ("client in fe80::1%eth0", "Event", 15, ""), ("client == 10.0.0.256", "Event", 11, "not an IP address"),
     ("data ~ 'x'", "StreamData", 6, "segment, not the stream"), ("data == 'x'", "StreamData", 1, "cannot stand in a filter"),
     ("reason == idl", "FlowEnd", 11, "idle[?]"), ("new == established", "TcpStateChange", 8, "ESTABLISHED[?]"),
-    ("idle", "FlowEnd", 1, "reason == idle"), ("reason == 3", "FlowEnd", 11, "not a number"), ("reason", "FlowEnd", 1, "not a flag"),
-    ("reason in fin..idle", "FlowEnd", 11, "list them"), ("offset > 5", "FlowEnd", 1, "field of .*StreamData.*, not of FlowEnd"),
-    ("servr_port == 3", "Event", 1, "server_port[?]"), ("server_port = 3", "Event", 13, "=="), ("tcp AND udp", "Event", 5, "'and'"),
+    ("idle", "FlowEnd", 1, "reason == idle"), ("reason == 3", "FlowEnd", 11, "not a number"),
+    ("reason", "FlowEnd", 1, "not a flag"),
+    ("reason in fin..idle", "FlowEnd", 11, "list them"),
+    ("offset > 5", "FlowEnd", 1, "field of .*StreamData.*, not of FlowEnd"),
+    ("servr_port == 3", "Event", 1, "server_port[?]"), ("server_port = 3", "Event", 13, "=="),
+    ("tcp AND udp", "Event", 5, "'and'"),
     ("server_port in 5", "Event", 16, "use =="), ("server_port in {}", "Event", 17, "expected"), ("(tcp", "Event", 5, "[)]"),
     ("server_port in {1 2}", "Event", 19, "'}' or ','"), ("server_port == 70000", "Event", 16, "0 to 65535"),
     ("server_port in 5..3", "Event", 16, "empty"), ("client_bytes > 1.5", "Event", 16, "fraction"),
     ("client_bytes > 1e999", "Event", 16, "too large"), ("flow_id > " + "9" * 50, "Event", 11, "too long"),
-    ("1 < server_port < 5", "Event", 17, "chain"), ("5 < 6", "Event", 1, "field"), ("5", "Event", 1, "alone"), ("", "Event", 1, "nothing"),
-    ("not", "Event", 4, "expected"), ("client == src_port", "Event", 11, "not comparable"), ("syn == ack", "Event", 8, "and, or, not"),
-    ("syn in {true}", "Event", 1, "stands alone"), ("tcp == 1", "Event", 8, "true or false"), ("client == 'x", "Event", 11, "quote"),
+    ("1 < server_port < 5", "Event", 17, "chain"), ("5 < 6", "Event", 1, "field"), ("5", "Event", 1, "alone"),
+    ("", "Event", 1, "nothing"),
+    ("not", "Event", 4, "expected"), ("client == src_port", "Event", 11, "not comparable"),
+    ("syn == ack", "Event", 8, "and, or, not"),
+    ("syn in {true}", "Event", 1, "stands alone"), ("tcp == 1", "Event", 8, "true or false"),
+    ("client == 'x", "Event", 11, "quote"),
     ("src in 1.2.3.4..1.2.3.9", "Event", 8, "CIDR"), ("server_port == true", "Event", 16, "not a truth value"),
     ("server_port in {client_port}", "Event", 17, "values, not fields"), ("tcp & udp", "Event", 5, "'and'"),
-    ("(" * 200 + "tcp" + ")" * 200, "Event", MAX_DEPTH + 1, "deep"), ("not " * 5000 + "tcp", "Event", 4 * MAX_DEPTH + 1, "deep")]
+    ("(" * 200 + "tcp" + ")" * 200, "Event", MAX_DEPTH + 1, "deep"),
+    ("not " * 5000 + "tcp", "Event", 4 * MAX_DEPTH + 1, "deep")]
 
 
 @pytest.mark.parametrize("text, kind, column, why", ERRORS)

@@ -61,7 +61,8 @@ def test_a_stranger_packet_keeps_its_names():
 def test_ports_only_of_tcp_and_udp():
     flow = dict(FLOW, proto=1)
     packet = dict(src=FLOW["client"], dst=FLOW["server"], src_port=8, dst_port=9, proto=1)
-    assert passes("client_port == 0 and server_port == 0 and src_port == 0 and dst_port == 0 and icmp", flow=flow, packet=packet)
+    assert passes("client_port == 0 and server_port == 0 and src_port == 0 and dst_port == 0 and icmp", flow=flow,
+        packet=packet)
     assert passes("icmp and not udp and not tcp", flow=dict(flow, proto=58))
     assert not passes("icmp", flow=dict(flow, proto=59))
 
@@ -70,7 +71,8 @@ def test_addresses_from_the_header_of_a_packet_without_key():
     v4 = struct.pack(">12x4s4s", b"\x0a\0\0\1", b"\x0a\0\0\2")
     v6 = struct.pack(">8x16s16s", bytes(15) + b"\1", bytes(15) + b"\2")
     other = dict(status=1, proto=132)
-    assert passes("src == 10.0.0.1 and dst in 10.0.0.2/32 and src_port == 0 and protocol == 132", packet=dict(other, header=v4))
+    assert passes("src == 10.0.0.1 and dst in 10.0.0.2/32 and src_port == 0 and protocol == 132", packet=dict(other,
+        header=v4))
     assert passes("src == ::1 and dst == ::2", packet=dict(other, header=v6, ipver=6))
     for header, ipver in ((v4[:19], 4), (v6[:39], 6), (v4, 6), (v4, 0), (b"", 4)):
         assert not passes("src in 0.0.0.0/0 or src in ::/0 or dst != 9.9.9.9", packet=dict(other, header=header, ipver=ipver))
@@ -128,7 +130,8 @@ def test_a_program_by_hand():
 @pytest.mark.parametrize("change", [
     dict(op=7), dict(op=-1), dict(src=11), dict(type=vm.IP), dict(type=vm.U8), dict(offset=1), dict(src=vm.FLOW, type=vm.U8),
     dict(src=vm.EVENT, type=vm.I64, offset=4096), dict(src=vm.RECORD, type=vm.U8), dict(invert=2), dict(jt=0), dict(jf=0),
-    dict(jt=3), dict(jf=3), dict(jf=-1), dict(op=vm.RANGES, b=1), dict(op=vm.RANGES, a=-1), dict(op=vm.NET), dict(op=vm.FIELD),
+    dict(jt=3), dict(jf=3), dict(jf=-1), dict(op=vm.RANGES, b=1), dict(op=vm.RANGES, a=-1), dict(op=vm.NET),
+        dict(op=vm.FIELD),
     dict(arg=256), dict(src2=-1), dict(offset2=2**16),
     dict(op=vm.FIELD, src2=vm.CLIENT_END, type2=vm.IP), dict(op=vm.FIELD, src2=vm.CLIENT_END, type2=vm.PORT, arg=3),
     dict(op=vm.SAME, type=vm.IP, src2=vm.CLIENT_END, type2=vm.PORT)])

@@ -105,7 +105,7 @@ cdef inline bint load_addr(const event_t *ev, uint8_t src, uint16_t offset, addr
         if out.ipver != 4 and out.ipver != 6:
             return False
     elif end_of(ev, src, &name, &hi):
-        p = &name.key.hi_addr[0] if hi else &name.key.lo_addr[0]
+        p = <const uint8_t *>name.key + 16 * hi     # lo_addr, then hi_addr: key_t begins with them
         out.ipver = name.key.ipver
     else:
         return (src == SRC_SENDER or src == SRC_RECEIVER) and header_addr(ev.pkt, src == SRC_RECEIVER, out)

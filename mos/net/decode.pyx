@@ -244,6 +244,15 @@ cdef void without_flow(decoder_t *d, const walk_t *w, pkt_t *p, int step) noexce
         d.no_link += step == STEP_NO_LINK
 
 
+cdef inline void clear(pkt_t *p) noexcept nogil:
+    """Zero what decode fills. In pieces that become plain stores: as one memset it becomes `rep stos`, 10 ns."""
+    cdef char *at = <char *>&p.status
+    cdef size_t rest = <size_t>(<char *>(p + 1) - at) - 128
+    memset(at, 0, 64)
+    memset(at + 64, 0, 64)
+    memset(at + 128, 0, rest)
+
+
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     """Fill every field of `p` from `status` on out of frame, caplen, wirelen, ts and linktype. Returns p.status.
 
@@ -251,7 +260,7 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     """
     cdef walk_t w
     cdef int step
-    memset(&p.status, 0, <size_t>(<const char *>(p + 1) - <const char *>&p.status))
+    clear(p)
     if d.frags.held != NULL:
         frag_release(&d.frags)
     p.csum = CSUM_UNKNOWN

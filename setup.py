@@ -10,7 +10,7 @@ MODULES = [
     "mos.flow.table", "mos.flow.wheel", "mos.flow.view",
     "mos.tcp.track", "mos.tcp.reasm",
     "mos.events.views", "mos.events.bus", "mos.events.filtervm",
-    "mos.state.slots", "mos.core", "mos.segment", "mos.stack",
+    "mos.state.slots", "mos.core", "mos.segment", "mos.lifetime", "mos.stack",
     "mbox.ids",
 ]
 DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False,

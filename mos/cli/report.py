@@ -40,6 +40,11 @@ def is_users(filename):
     return not filename.startswith(LIBRARY) or "site-packages" in filename
 
 
+def has_user_frames(error):
+    """Whether the exception came through code of the user's."""
+    return any(is_users(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+
+
 def frames(error):
     """The traceback as lines with the user's frames alone, its causes included."""
     found = traceback.TracebackException.from_exception(error)

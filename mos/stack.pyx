@@ -81,8 +81,8 @@ cdef class Stack(Core):
             for i in range(n):
                 if self.packet(&batch[i]) < 0:
                     return -2
-                if self.stop:
-                    break
+                if self.stop or self.n.packets_in == self.until:
+                    return 0
             self.batches += 1
             if self.batches % TICK_BATCHES == 0:
                 bus_take_gil(self.bus)
@@ -143,6 +143,15 @@ cdef class Stack(Core):
             f.mask = 0
             f.set_id = 0
             release(self, f)
+
+    def stop_after(self, uint64_t packet):
+        """Take no packet after this one, counted from 1; 0: take all."""
+        self.until = packet
+
+    @property
+    def failed(self):
+        """A handler raised, so the run stopped."""
+        return bool(self.bus.failed)
 
     def halt(self):
         """Stop after the packet in hand."""

@@ -135,9 +135,9 @@ class NF:
         return found
 
     def declarations(self):
-        """State declared at class level and in the module that defines the class."""
+        """State declared at class level, on the instance (what depends on its options) and in the class's module."""
         module = inspect.getmodule(type(self))
-        return own_state(vars(type(self))) + (own_state(vars(module)) if module else [])
+        return own_state(vars(type(self))) + own_state(vars(self)) + (own_state(vars(module)) if module else [])
 
 
 class ModuleNF(NF):

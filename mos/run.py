@@ -192,6 +192,13 @@ class Engine:
     def _sample(self):
         self.peak_anon = max(self.peak_anon, anonymous())
 
+    def timer(self, seconds, value=None):
+        """Fire `Timer` with `value` and no flow after `seconds` of packet time, at the first packet if none was seen yet.
+
+        Returns a handle.
+        """
+        return self.stack.flow_timer(None, seconds, value)
+
     def _verdict(self, code, position, reason, packet, now, flow):
         if self.log is not None:
             self.log.verdict(code, position, reason, packet, now, flow)

@@ -2,6 +2,8 @@
 from libc.stdlib cimport calloc, free, malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.pycapsule cimport PyCapsule_New
+from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING
 from mos.flow.table cimport table_first, table_next
 from mos.flow.view cimport Flow, flow_view
@@ -176,3 +178,14 @@ cdef flow_t *alive(Flow flow) except NULL:
     if flow.f == NULL:
         raise StaleFlow(f"flow {flow.id} has ended: only its id and addresses are left")
     return flow.f
+
+
+cdef int publish(action_t *a, const event_t *e, PyObject *event) except -1:
+    """A user-defined event from a C handler: delivered when that handler has returned. With the GIL."""
+    (<Bus>a.bus).publish_for(e, <object>event)
+    a.published += 1
+    return 0
+
+
+cdef mos_api_t table = [MOS_ABI, sizeof(event_t), sizeof(flow_t), sizeof(end_t), sizeof(pkt_t), sizeof(action_t), publish]
+api = PyCapsule_New(&table, "mos.api.v1", NULL)     # what import_mos() of modules outside looks up and compares

@@ -601,7 +601,7 @@ cdef class Stack(Core):
         try:
             reason = <object>self.answer.reason if self.answer.reason != NULL else None
             if reason is None and self.answer.why != NULL:
-                reason = self.answer.why.decode()
+                reason = self.answer.why.decode("utf-8", "replace")
             self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
         except BaseException as exc:
             self.bus.error = exc

@@ -109,7 +109,7 @@ cdef class Trie:
             ends[state] = ends[state] or ends[self.fail[state]]
         order = sorted(self.order, key=lambda state: ends[state])
         number = {state: k for k, state in enumerate(order)}
-        bytes_used = sorted({byte for row in self.children for byte in row})
+        bytes_used = sorted({byte for children in self.children for byte in children})
         columns = {byte: 1 + k for k, byte in enumerate(bytes_used)}
         m.shift = len(columns).bit_length()
         m.first = len(ends) - sum(ends)

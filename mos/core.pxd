@@ -103,5 +103,4 @@ cdef class Core:
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
     cdef void report(self, pkt_t *p, flow_t *f) noexcept

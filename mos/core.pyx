@@ -181,13 +181,16 @@ cdef class Core:
         }
 
     cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept:
-        """Apply what handlers answered: other bytes, other addresses for the flow, another TTL."""
+        """Apply what handlers answered to the frame: other bytes, another TTL."""
         try:
+            if not self.edited:
+                self.out_len = frame_copy(self.out, p)
+                self.edited = 1
             for position, offset, payload in <list>self.answer.edits:
                 if payload[0] == "replace":
                     self.replace(p, f, offset, payload[1])
                 else:
-                    self.rename(p, f, position, payload[1], payload[2], payload[3])
+                    set_ttl(self.out, p, payload[3])
             return 0
         except BaseException as exc:
             self.bus.error = exc
@@ -201,31 +204,22 @@ cdef class Core:
         if f != NULL and p.proto == IPPROTO_TCP:
             s = flow_side(f, p.from_hi)
             at = <int64_t>(offset - f.end[s].offset) - seq_diff(p.seq + (1 if p.tcp_flags & TCP_SYN else 0), f.end[s].nxt)
-        if not self.edited:
-            self.out_len = frame_copy(self.out, p)
-            self.edited = 1
         if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
-            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
-                               "forwarded: Replace reaches only the packet at hand")
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} are not in it: Replace reaches only the packet "
+                               "at hand")
         return 0
 
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
-        """Other names for the rest of the flow (its second key must be free), or another TTL for this packet."""
+    def rename(self, size_t flow, uint16_t position, client, server):
+        """Other names for the rest of the flow, known from the NF behind `position` on. Raises VerdictError if they are taken."""
+        cdef flow_t *f = <flow_t *>flow
         cdef key_t k
         cdef uint8_t client_hi = 0
         cdef const key_t *was
         cdef uint8_t[32] addr
         cdef uint16_t cport, sport
         cdef int rc
-        if ttl is not None:
-            if not self.edited:
-                self.out_len = frame_copy(self.out, p)
-                self.edited = 1
-            set_ttl(self.out, p, ttl)
-        if client is None and server is None:
-            return 0
         if f == NULL:
-            raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
+            raise VerdictError("Rewrite(client=…, server=…) answers an event of a flow")
         was = flow_name_at(f, position, &client_hi)
         memcpy(addr, &was.hi_addr[0] if client_hi else &was.lo_addr[0], 16)
         memcpy(addr + 16, &was.lo_addr[0] if client_hi else &was.hi_addr[0], 16)
@@ -239,9 +233,8 @@ cdef class Core:
         client_hi = <uint8_t>key_make(&k, was, addr, cport, addr + 16, sport)
         rc = table_alias(self.table, f, &k, client_hi, position)
         if rc <= 0:
-            raise VerdictError(f"packet {p.number}: the flow cannot be named {client} > {server}: " +
+            raise VerdictError(f"the flow cannot be named {client} > {server}: " +
                                ("another flow has that name" if rc == 0 else "a flow has at most four names"))
-        return 0
 
     cdef void report(self, pkt_t *p, flow_t *f) noexcept:
         """Hand the verdict on this packet to the recorder."""
@@ -274,7 +267,7 @@ cdef int put_address(uint8_t *to, text, int ipver) except -1:
 
 cdef int publish(action_t *a, const event_t *e, PyObject *event) except -1:
     """A user-defined event from a C handler: delivered when that handler has returned. With the GIL."""
-    (<Bus>a.bus).publish_for(e, <object>event)
+    (<Bus>a.bus).publish_for(e, <object>event, 1)
     a.published += 1
     return 0
 

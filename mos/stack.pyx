@@ -17,7 +17,7 @@ from mos.events.kinds cimport (
     CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_END, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN,
     KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_STOPPED,
     ORPHAN_TABLE_FULL)
-from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
+from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
@@ -343,23 +343,28 @@ cdef class Stack(Core):
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
         """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
         cdef scene_t c
-        cdef event_t *e
-        c.flow = f
-        c.pkt = p
-        c.s = s
-        if p.payload_cap:
-            e = ring_add(&self.ring, f.mask, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
-            if e != NULL:
-                e.offset = f.end[s].offset
-                e.length = p.payload_cap
-                e.data = p.payload
+        cdef event_t e
+        c.flow, c.pkt, c.s = f, p, s
         if drain(self) < 0:
+            return WAY_FAILED
+        memset(&e, 0, sizeof(e))
+        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, 1, s == CLIENT
+        e.flow, e.pkt, e.now = f, p, self.now
+        e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
+        if p.payload_cap and f.mask >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
             return WAY_FAILED
         if self.answer.verdict >= MOS_HOLD:
             abort(self, &c)
-        else:
-            f.end[s].offset += p.payload_cap
-            slots_commit(self.undo)
+            return WAY_DONE
+        f.end[s].offset += p.payload_cap
+        e.at = AT_RECEIVER
+        if p.payload_cap and self.bus.want_receiver >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
+            return WAY_FAILED
+        if self.bus.want_receiver >> KIND_PACKET_IN & 1:
+            e.kind, e.offset, e.length, e.data = KIND_PACKET_IN, 0, 0, NULL
+            if tell(self, &e) < 0:
+                return WAY_FAILED
+        slots_commit(self.undo)
         return WAY_DONE
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:

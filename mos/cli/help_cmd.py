@@ -121,8 +121,8 @@ def functions(thing, box):
         spaces = [{"": box}]
     found = {}
     for space in spaces:
-        found.update({name: value for name, value in space.items() if hasattr(value, "__mos_marks__")})
-    return found.values()
+        found.update(space)
+    return [value for value in found.values() if hasattr(value, "__mos_marks__")]
 
 
 def natives(box):

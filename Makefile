@@ -2,8 +2,8 @@
 #   make test TESTS=tests/test_table.py ARGS='-k evict'        make test PYTHON=python3.13 VENV=.venv-3.13
 VENV ?= .venv
 TESTS ?= tests
-BOXES ?= firewall monitor
-CAPTURE ?= pcaps/demo.pcap
+BOXES ?= ids monitor
+CAPTURE ?= pcaps/http_attacks.pcap
 BIN := $(VENV)/bin
 SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,20 +22,22 @@ demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundl
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
+# What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.
 build: $(VENV)/.build  ## compile in place what has changed
 	@tools/system build
-	@echo "make: compiling what has changed (all of it takes minutes)"
+	@echo "make: compiling what has changed (all of it takes a minute or two)"
+	@find mos mbox -name '*.so' -delete
 	@$(BIN)/python setup.py -q build_ext --inplace
 
 wheel: $(VENV)/.build  ## source archive, and from it a wheel, into dist/
 	@tools/system build
-	@echo "make: compiling everything anew (minutes)"
+	@echo "make: compiling everything anew, a minute or two"
 	@rm -rf dist
 	@$(BIN)/python setup.py -q sdist
 	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist dist/*.tar.gz
 	@ls -l dist
 
-lint: $(VENV)/.lint  ## style of Python and Cython, types, generated files
+lint: $(VENV)/.lint build  ## style of Python and Cython; generated files are up to date
 	$(BIN)/ruff check
 	$(BIN)/cython-lint mos mbox
 	$(BIN)/python -m mos.events.generate --check

@@ -6,18 +6,18 @@ from setuptools import Extension, setup
 
 MODULES = [
     "mos.io.parse", "mos.io.pcap", "mos.io.writer",
-    "mos.net.decode", "mos.net.frag", "mos.net.bpf", "mos.net.rewrite",
+    "mos.net.decode", "mos.net.frag", "mos.net.bpf",
     "mos.flow.table", "mos.flow.wheel", "mos.flow.view",
-    "mos.tcp.classify", "mos.tcp.track", "mos.tcp.reasm",
+    "mos.tcp.track", "mos.tcp.reasm",
     "mos.events.views", "mos.events.bus", "mos.events.filtervm",
-    "mos.state.slots", "mos.core", "mos.segment", "mos.stack",
+    "mos.state.slots", "mos.core", "mos.segment", "mos.lifetime", "mos.stack",
     "mbox.ids",
 ]
 DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False,
                   nonecheck=False, auto_pickle=False, embedsignature=True, binding=True)
 DEBUG = bool(os.environ.get("MOS_DEBUG"))   # bounds and invariants checked, no optimiser
 BASE = "build/debug" if DEBUG else "build"  # apart: objects are reused by date, whatever flags made them
-CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-strict-aliasing", "-fno-plt"]
+CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-fno-plt", "-Wno-sign-compare"]
 if DEBUG:
     DIRECTIVES.update(boundscheck=True, nonecheck=True)
 

@@ -83,11 +83,12 @@ cdef class Core:
     cdef counters_t n
     cdef uint64_t *dropped_by   # by chain position
     cdef int64_t now
+    cdef int64_t leap           # a time stamp far ahead, not yet confirmed; 0: none
     cdef int64_t idle_ns[12]    # idle time-out by TCP state, then UDP; ICMP as UDP
     cdef int truth, pickup, verify
     cdef uint8_t policy
     cdef uint64_t until         # the number of the last packet to take; 0: all
-    cdef uint8_t started        # the flow at hand was made by `reopen`: FlowStart is due
+    cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
     cdef uint8_t *out
@@ -100,3 +101,7 @@ cdef class Core:
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
     cdef void drop_timer(self, user_timer_t *t) noexcept
+    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
+    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
+    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
+    cdef void report(self, pkt_t *p, flow_t *f) noexcept

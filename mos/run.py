@@ -1,5 +1,4 @@
 """Running a chain: settings to stages, a source through the stack, verdicts and events to a log, counters to a summary."""
-import json
 import os
 import resource
 import time
@@ -14,7 +13,9 @@ from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
-from mos.nf import Chain
+from mos.events.marks import on
+from mos.events.views import Event
+from mos.nf import Chain, Subscription
 from mos.stack import Stack
 from mos.state.slots import SlotSpace
 from mos.tcp.policies import POLICIES
@@ -80,13 +81,11 @@ class Engine:
         self.peak_anon = 0
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
-        if not s.raise_errors:
-            pass
-        else:
+        if s.raise_errors:
             for sub in subscriptions:
                 sub.policy = "raise"
         if self.log is not None:
-            subscriptions.append(self.log.subscription(len(self.chain.nfs)))
+            subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse)
         self.stack = Stack(
@@ -193,6 +192,13 @@ class Engine:
     def _sample(self):
         self.peak_anon = max(self.peak_anon, anonymous())
 
+    def timer(self, seconds, value=None):
+        """Fire `Timer` with `value` and no flow after `seconds` of packet time, at the first packet if none was seen yet.
+
+        Returns a handle.
+        """
+        return self.stack.flow_timer(None, seconds, value)
+
     def _verdict(self, code, position, reason, packet, now, flow):
         if self.log is not None:
             self.log.verdict(code, position, reason, packet, now, flow)
@@ -220,6 +226,12 @@ class Engine:
         return out | rest
 
 
+def log_subscription(log, position):
+    """The log as a handler of everything: asked first, answers nothing."""
+    return Subscription(function=log.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
+                        root=Event, observe=True, answers=False, first=True, on="Event")
+
+
 def anonymous():
     """Anonymous memory that this process has now, bytes: resident pages that belong to no file (proc(5), statm). 0: unknown."""
     try:
@@ -239,12 +251,11 @@ class Capture:
 
     def events(self, *kinds, where=None):
         """Kept copies of events as they happen, at most one batch ahead; leaving the loop closes the file."""
-        from mos.events.marks import on
         waiting = []
 
         def keep(ev):
             waiting.append(ev.keep())
-        for kind in kinds or (_event(),):
+        for kind in kinds or (Event,):
             keep = on(kind, where=where)(keep)
         engine = Engine(Chain([keep]), Settings(**self.settings))
         source = open_source(self.what)
@@ -267,8 +278,3 @@ class Capture:
         with Engine(Chain(*nfs), Settings(**self.settings), **kwargs) as engine:
             engine.run(self.what)
         return engine
-
-
-def _event():
-    from mos.events.views import Event
-    return Event

@@ -25,7 +25,8 @@ from mos.tcp.reasm cimport (
     reasm_ready, reasm_skip, reasm_t, seg_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_rst, track_sender)
+    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
+    track_sender)
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 cdef enum:
@@ -56,6 +57,7 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     c.s, c.to_server, c.truth = s, s == CLIENT, k.truth
     k.plan.n = k.plan.len = 0
     k.plan.to = k.plan.next = f.end[s].offset
+    k.fresh = <uint8_t>fresh
     if fresh:
         return taken(k, &c)
     j = classify(f, p, s, k.truth)
@@ -66,30 +68,52 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     if j.what == SEG_REFUSED:
         return refuse(k, &c, j)
     if j.what == SEG_DUPLICATE_SYN:
-        track_duplicate_syn(&c)
-        if drain(k) < 0:
-            return WAY_FAILED
-        slots_commit(k.undo)
-        return WAY_DONE
+        return again(k, &c)
     return WAY_ANSWERS_OTHER if j.what == SEG_ANSWERS_OTHER else WAY_REOPENS
+
+cdef int again(Core k, scene_t *c) noexcept nogil:
+    """A SYN or SYN-ACK sent again: it may be the first that is not dropped."""
+    track_duplicate_syn(c)
+    if drain(k) < 0:
+        return WAY_FAILED
+    if k.answer.verdict >= MOS_HOLD:
+        abort(k, c)
+        return WAY_DONE
+    return commit(k, c)
+
 
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
-    cdef end_t *R = &c.flow.end[1 - c.s]
+    if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and second_thoughts(k, c, t, j.cause):
+        j = classify(c.flow, c.pkt, c.s, c.truth)
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
         t.rst_side = 0
-    if t.side[1 - c.s].claims and j.what == SEG_TAKEN and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
-        t.side[1 - c.s].claims = 0
-    if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and j.cause == REFUSED_ACK and seq_gt(c.pkt.ack, R.snd_max):
-        if vouched(R, c.pkt.ack):
-            return classify(c.flow, c.pkt, c.s, c.truth)
-        if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
-            t.side[c.s].claims = 0
-            R.snd_max = c.pkt.ack
-            adopt_all(k, c, c.s)
-            return classify(c.flow, c.pkt, c.s, c.truth)
+        if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
+            t.side[1 - c.s].claims = 0
     return j
+
+
+cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
+    """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
+    if c.flow.flags & FLOW_CLOSED and c.flow.end_reason != END_FIN and not c.pkt.tcp_flags & (TCP_SYN | TCP_RST):
+        t.alive |= 1 << c.s
+        if t.alive != 3:
+            return False
+        t.alive = 0
+        track_revive(c)
+        return True
+    if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
+        return False
+    if vouched(R, c.pkt.ack):
+        return True
+    if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
+        t.side[c.s].claims = 0
+        R.snd_max = c.pkt.ack
+        adopt_all(k, c, c.s)
+        return True
+    return False
 
 
 cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
@@ -418,7 +442,10 @@ cdef void abort(Core k, scene_t *c) noexcept nogil:
     cdef end_t *S = &c.flow.end[c.s]
     if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
         reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
-    slots_abort(k.undo)
+    if k.fresh:
+        slots_commit(k.undo)    # FlowStart will not be raised again: what it set up stays
+    else:
+        slots_abort(k.undo)
 
 cdef int drain(Core k) noexcept nogil:
     """Hand the ring's events out, oldest first."""

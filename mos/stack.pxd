@@ -5,16 +5,17 @@ from mos.events.ring cimport event_t
 from mos.flow.flow cimport flow_t
 from mos.io.pcap cimport Source
 from mos.net.packet cimport pkt_t
-from mos.core cimport Core, user_timer_t
+from mos.core cimport Core
 
 cdef class Stack(Core):
     cdef int loop(self, Source source) noexcept nogil
     cdef int packet(self, pkt_t *p) noexcept nogil
+    cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p) noexcept nogil
-    cdef int drop_on(self, pkt_t *p, flow_t *f) noexcept nogil
-    cdef int bad_checksum(self, pkt_t *p, flow_t *f) noexcept nogil
+    cdef int drop_on(self, pkt_t *p, flow_t *f, int s) noexcept nogil
+    cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef flow_t *admit(self, const pkt_t *p) noexcept nogil
     cdef int make_room(self, const pkt_t *p) noexcept nogil
     cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil
@@ -22,13 +23,4 @@ cdef class Stack(Core):
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil
-    cdef int end_flow(self, flow_t *f, int reason) noexcept nogil
-    cdef int expire(self) noexcept nogil
-    cdef int idle_out(self, flow_t *f) noexcept nogil
     cdef int tick(self) noexcept
-    cdef int fire(self, user_timer_t *t) noexcept nogil
-    cdef void release(self, flow_t *f) noexcept nogil
-    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
-    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
-    cdef void report(self, pkt_t *p, flow_t *f) noexcept

@@ -54,16 +54,17 @@ class Recorder(NF):
 
     @on(BadChecksum)
     def bad_checksum(self, ev):
+        cause = "checksum" if ev.layer == "transport" else "ip_checksum"
         if ev.flow is not None:
-            self.of(ev.flow)[0].setdefault("checksum", []).append(ev.packet.number)
+            self.of(ev.flow)[0].setdefault(cause, []).append(ev.packet.number)
             return
         p = ev.packet
         key = (p.protocol, p.src, p.src_port, p.dst, p.dst_port)
         key = key if key in self.strays else (p.protocol, p.dst, p.dst_port, p.src, p.src_port)
         if key not in self.strays:
             key = (p.protocol, p.src, p.src_port, p.dst, p.dst_port)
-            self.strays[key] = (p.time, [])
-        self.strays[key][1].append(p.number)
+            self.strays[key] = (p.time, {})
+        self.strays[key][1].setdefault(cause, []).append(p.number)
 
     @on(FlowEnd)
     def end(self, ev):
@@ -73,8 +74,8 @@ class Recorder(NF):
             self.streams.close(ev.flow)
 
     def stop(self, engine):
-        for (proto, src, sport, dst, dport), (first, frames) in self.strays.items():
-            self.sink(stray(proto, src, sport, dst, dport, first, frames))
+        for (proto, src, sport, dst, dport), (first, refused) in self.strays.items():
+            self.sink(stray(proto, src, sport, dst, dport, first, refused))
 
 
 class Half:
@@ -125,7 +126,7 @@ def describe(flow, reason, refused, to_server, to_client):
     }
 
 
-def stray(proto, src, sport, dst, dport, first, frames):
+def stray(proto, src, sport, dst, dport, first, refused):
     """Packets with wrong checksums between ends that never had a flow: they are refused, and listed all the same."""
     half = {"packets": 0, "bytes": 0, "payload": 0, "stream": 0, "prefix": {"bytes": 0, "sha256": hashlib.sha256().hexdigest()},
             "gaps": [], "retransmitted_packets": 0, "retransmitted_bytes": 0, "conflict_bytes": 0, "out_of_order": 0,
@@ -133,7 +134,7 @@ def stray(proto, src, sport, dst, dport, first, frames):
     return {"id": 0, "proto": {6: "tcp", 17: "udp"}.get(proto, "icmp"), "client": src, "client_port": sport, "server": dst,
             "server_port": dport, "vlan": [], "tunnel": None, "first_ns": first, "last_ns": first, "pickup": "none",
             "established": False, "end": "stopped", "state": {"client": "CLOSED", "server": "CLOSED"}, "conn_state": "OTH",
-            "history": "", "community_id": None, "rtt_ns": None, "refused": {"checksum": frames}, "to_server": half,
+            "history": "", "community_id": None, "rtt_ns": None, "refused": refused, "to_server": half,
             "to_client": dict(half)}
 
 

@@ -8,11 +8,12 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from mos.events.ring cimport EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
+from mos.events.views cimport Event
 from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_t
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_RST,
                              TCP_SYN, key_t, pkt_is_tcp, pkt_t)
 
-from mos.errors import FilterError, UsageError
+from mos.errors import FilterError, StaleEvent, UsageError
 
 Insn = namedtuple("Insn", "op src type invert arg src2 type2 offset offset2 jt jf a b c d")
 Source = namedtuple("Source", "src type offset op a b", defaults=(None, 0, 0))
@@ -105,7 +106,7 @@ cdef inline bint load_addr(const event_t *ev, uint8_t src, uint16_t offset, addr
         if out.ipver != 4 and out.ipver != 6:
             return False
     elif end_of(ev, src, &name, &hi):
-        p = &name.key.hi_addr[0] if hi else &name.key.lo_addr[0]
+        p = <const uint8_t *>name.key + 16 * hi     # lo_addr, then hi_addr: key_t begins with them
         out.ipver = name.key.ipver
     else:
         return (src == SRC_SENDER or src == SRC_RECEIVER) and header_addr(ev.pkt, src == SRC_RECEIVER, out)
@@ -294,7 +295,7 @@ _ALLOWED = frozenset(s[:3] for s in FIELD_SOURCES.values())
 
 def _field_ok(src, type, offset, record_size):
     if src == SRC_RECORD:
-        return type in WIDTH and offset + WIDTH[type] <= record_size
+        return type in WIDTH and 0 <= offset <= record_size - WIDTH[type]
     return (src, type, offset) in _ALLOWED
 
 
@@ -308,6 +309,7 @@ def verify(program, pool, entry, record_size):
         raise FilterError(f"filter program: bad entry {entry}")
     for pc, i in enumerate(program):
         ok = pc < i.jt <= n + 1 and pc < i.jf <= n + 1 and 0 <= i.op < OP_COUNT and i.invert in (0, 1)
+        ok = ok and 0 <= min(i[:9]) and max(i[:7]) < 2**8 and max(i.offset, i.offset2) < 2**16     # as insn_t stores them
         ok = ok and _field_ok(i.src, i.type, i.offset, record_size) and (i.type == T_IP) == (i.op >= OP_NET)
         if i.op == OP_FIELD or i.op == OP_SAME:
             ok = ok and _field_ok(i.src2, i.type2, i.offset2, record_size) and (i.type == T_IP) == (i.type2 == T_IP)
@@ -334,9 +336,9 @@ cdef class Filter:
 
     def __cinit__(self, str text, str kind, program, pool=(), entry=0, record_size=0):
         self.c = &self.own
-        self.text, self.kind, self.record_size, self.entry = text, kind, record_size, entry
         self.program, self.pool = tuple(Insn(*i) for i in program), tuple(pool)
         verify(self.program, self.pool, entry, record_size)
+        self.text, self.kind, self.record_size, self.entry = text, kind, record_size, entry
         self.own.insn = <insn_t *>PyMem_Calloc(len(self.program) + 1, sizeof(insn_t))
         self.own.pool = <int64_t *>PyMem_Calloc(len(self.pool) + 1, sizeof(int64_t))
         if self.own.insn == NULL or self.own.pool == NULL:
@@ -353,6 +355,14 @@ cdef class Filter:
 
     def __repr__(self):
         return f"<Filter {self.text!r} on {self.kind}>"
+
+    def matches(self, Event ev not None):
+        """The verdict on a built-in event that is being handled. Raises StaleEvent for a stale or kept one."""
+        if ev.e == NULL or ev.e == &ev.own:
+            raise StaleEvent(f"{self!r}: asked about a {type(ev).__name__} whose packet is gone: ask in its handler")
+        if self.record_size:
+            raise UsageError(f"{self!r} reads a user-defined event's fields: subscribe with where= instead")
+        return filter_run(self.c, ev.e)
 
 
 cdef void name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except *:

@@ -16,11 +16,13 @@ cdef extern from *:
     static inline uint64_t mos_rd64(const uint8_t *p, int swap) {
         uint64_t v; memcpy(&v, p, 8); return swap ? __builtin_bswap64(v) : v;
     }
-    /* (ts * mul / div) >> shift nanoseconds, moved by `offset` seconds: exact, then clamped to int64. */
+    /* (ts * mul / div) >> shift nanoseconds, moved by `offset` seconds: exact, then clamped to 2**62 (the year 2116),
+       so that a damaged time plus any interval still fits. */
     static inline int64_t mos_to_ns(uint64_t ts, uint64_t mul, uint64_t div, int shift, int64_t offset) {
         unsigned __int128 v = (unsigned __int128)(div == 1 ? ts : ts / div) * mul >> shift;
         __int128 t = (__int128)v + (__int128)offset * 1000000000;
-        return t > INT64_MAX ? INT64_MAX : t < INT64_MIN ? INT64_MIN : (int64_t)t;
+        const int64_t most = INT64_C(1) << 62;
+        return t > most ? most : t < -most ? -most : (int64_t)t;
     }
     static inline void mos_prefetch(const void *p) { __builtin_prefetch(p); }
     """

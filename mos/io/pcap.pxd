@@ -13,8 +13,7 @@ cdef class Source:
     cdef size_t room
     cdef uint8_t *map       # mapped file, or NULL
     cdef size_t map_size
-    cdef size_t mapped_to   # pages up to here are mapped,
-    cdef size_t dropped     # up to here let go again
+    cdef size_t dropped     # pages up to here were let go
     cdef int saved_errno
     cdef object reader      # has readinto(), or None
     cdef object failure     # what it raised
@@ -34,4 +33,4 @@ cdef class Source:
     cdef int64_t read_fd(self, uint8_t *p, size_t n) noexcept nogil
     cdef int64_t read_object(self, uint8_t *p, size_t n) noexcept with gil
     cdef bint interrupted(self) noexcept with gil
-    cdef void advance_window(self) noexcept nogil
+    cdef void let_go(self) noexcept nogil

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# With it Cython refuses `self.x += 1` without the GIL; self is never None.
 """The capture reader: walks record and block headers in place; frames are never copied out of a mapped file."""
 from collections import namedtuple
 
@@ -17,7 +19,7 @@ import os
 import stat
 from weakref import WeakSet
 
-from mos.errors import CaptureError
+from mos.errors import CaptureError, MosError
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
                            open_classic, parse_blocks, parse_classic)
@@ -30,20 +32,12 @@ cdef extern from "<poll.h>" nogil:
     int poll(pollfd *fds, unsigned long n, int timeout)
     short POLLIN
 
-cdef extern from *:
-    """
-    #ifndef MADV_POPULATE_READ
-    #define MADV_POPULATE_READ 22
-    #endif
-    """
-    int MADV_POPULATE_READ
-
 cdef enum:
     # Several batches of full-size frames, and longer than any ordinary record, so that it seldom has to grow.
     BUFFER = 1 << 20
-    # Pages mapped ahead in one system call, and let go behind: faults cost more than the header walk, and resident
-    # memory stays flat however long the file.
-    WINDOW = 4 << 20
+    # Mapped pages kept behind the reader: far more than a batch, and few enough system calls to cost nothing. Mapping
+    # ahead by MADV_POPULATE_READ was slower than leaving it to the kernel's fault-around.
+    WINDOW = 16 << 20
 
 MAGICS = frozenset((b"\xa1\xb2\xc3\xd4", b"\xa1\xb2\x3c\x4d", b"\xa1\xb2\xcd\x34"))
 
@@ -62,7 +56,7 @@ TEXT = {
 }
 
 Record = namedtuple("Record", "number ts data wirelen linktype iface")
-Record.__doc__ = "One packet as Python sees it: ts in ns since 1970, data the captured bytes, wirelen those on the wire."
+Record.__doc__ = "A packet as Python sees it: ts in ns since 1970, data the captured bytes, wirelen those on the wire."
 Interface = namedtuple("Interface", "linktype snaplen tsresol tsoffset name section")
 Interface.__doc__ = "A capture interface: snaplen 0 is unlimited, tsresol as in pcapng's if_tsresol, tsoffset in s."
 
@@ -77,9 +71,9 @@ def is_mapped(device, inode):
 cdef class Source:
     """A capture being read, front to back, from a file descriptor or from `reader`, an object with readinto().
 
-    `head` holds bytes already taken from it. A regular file at its start is mapped, anything else streamed: while it
-    is mapped nobody may truncate it (the kernel answers with SIGBUS). Raises CaptureError if it is no capture.
-    Not for several threads at once.
+    `head` holds bytes already taken from it; with `owns_fd` close() closes fd or reader. Raises CaptureError if it is
+    no capture. A regular file at its start is mapped, anything else streamed: while it is mapped nobody may truncate
+    it (the kernel answers with SIGBUS). Not for several threads at once.
     """
 
     def __cinit__(self, int fd=-1, reader=None, bytes head=b"", str name="capture", bint owns_fd=False):
@@ -156,7 +150,7 @@ cdef class Source:
             return 0
         while not self.r.why:
             if self.map != NULL:
-                self.advance_window()
+                self.let_go()
             got = self.parse(&self.r, pkts, n)
             if got:
                 self.r.why = WHY_NOT        # comes again, after these
@@ -173,15 +167,12 @@ cdef class Source:
         if not self.r.why:
             damage(&self.r, WHY_CUT, self.r.end - self.r.cur, self.r.need)
 
-    cdef void advance_window(self) noexcept nogil:
+    cdef void let_go(self) noexcept nogil:
+        """Unmap the pages behind, a window at a time: resident memory stays flat however long the file."""
         cdef size_t at = (self.r.cur - self.map) & ~<size_t>4095
-        if at + WINDOW // 2 < self.mapped_to or self.mapped_to >= self.map_size:
-            return
-        madvise(self.map + self.dropped, at - self.dropped, MADV_DONTNEED)
-        self.dropped = at
-        madvise(self.map + self.mapped_to, min(self.map_size, at + WINDOW) - self.mapped_to,
-                MADV_POPULATE_READ)
-        self.mapped_to = at + WINDOW
+        if at - self.dropped >= WINDOW:
+            madvise(self.map + self.dropped, at - self.dropped, MADV_DONTNEED)
+            self.dropped = at
 
     cdef bint refill(self) noexcept nogil:
         """Have at least r.need bytes from r.cur on. False: there are no more, or r.why says what failed."""
@@ -265,10 +256,12 @@ cdef class Source:
         """What is wrong and at which byte, in one line; None as long as nothing is."""
         if self.r.why == WHY_NOT:
             return None
+        if isinstance(self.failure, MosError):
+            return f"{self.failure} (after {self.r.packets} packets)"
         if self.r.why == WHY_ERRNO:
             text = f"cannot be read: {os.strerror(self.saved_errno)}"
         elif self.r.why == WHY_FAILURE:
-            text = f"cannot be read: {self.failure or type(self.failure).__name__}"
+            text = f"cannot be read: {str(self.failure) or type(self.failure).__name__}"
         else:
             text = TEXT[self.r.why].format(got=self.r.got, limit=self.r.limit)
         return f"{self.name} {text} (byte {self.r.at}, after {self.r.packets} packets)"
@@ -320,7 +313,8 @@ cdef class Source:
     @property
     def interfaces(self):
         """The interfaces described so far, by ordinal (pkt_t.iface)."""
-        return [Interface(f.linktype, f.snaplen, f.tsresol, f.offset, (<bytes>f.name).decode("utf-8", "replace"), f.section)
+        return [Interface(f.linktype, f.snaplen, f.tsresol, f.offset,
+                          (<bytes>f.name).decode(errors="replace"), f.section)
                 for f in self.r.ifaces[:self.r.nifaces]]
 
     @property
@@ -338,7 +332,7 @@ cdef class Source:
         return False
 
     def close(self):
-        """Let go of file and memory: frames delivered are invalid now, the next batch is the end. May be called twice."""
+        """Let go of file and memory: frames delivered are invalid now, the next batch is the end. Idempotent."""
         self.r.cur = self.r.end = self.r.base = NULL
         if self.map != NULL:
             munmap(self.map, self.map_size)
@@ -347,8 +341,9 @@ cdef class Source:
         self.buf = NULL
         if self.owns_fd and self.fd >= 0:
             close(self.fd)
-        self.fd = -1
-        self.whole, self.reader = True, None
+        if self.owns_fd and self.reader is not None:
+            self.reader.close()
+        self.fd, self.whole, self.reader = -1, True, None
 
     def __dealloc__(self):
         if self.map != NULL:

@@ -39,7 +39,7 @@ def open_source(what, *, linktype=1, max_bytes=MAX_BYTES):
     if isinstance(what, (bytes, bytearray, memoryview)):
         return _from_object(io.BytesIO(what), "capture", max_bytes)
     if isinstance(what, (str, os.PathLike)):
-        return _from_path(os.fspath(what), max_bytes)
+        return _from_path(os.fsdecode(what), max_bytes)
     if hasattr(what, "readinto") or hasattr(what, "read"):
         return _from_object(what, str(getattr(what, "name", "capture")), max_bytes)
     if isinstance(what, Iterable):
@@ -50,6 +50,8 @@ def open_source(what, *, linktype=1, max_bytes=MAX_BYTES):
 
 def _from_path(path, max_bytes):
     if path == "-":
+        if os.isatty(0):
+            raise UsageError("standard input is a terminal; pipe a capture into it or name a file")
         return _from_fd(0, "standard input", max_bytes, owns=False)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -67,15 +69,19 @@ def _from_fd(fd, name, max_bytes, owns):
     try:
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
         head = os.pread(fd, MAGIC, os.lseek(fd, 0, os.SEEK_CUR)) if regular else _take(fd)
-        if not head.startswith((GZIP, ZSTD)):
-            return Source(fd=fd, head=b"" if regular else head, name=name, owns_fd=owns)
-        raw = os.fdopen(fd, "rb", buffering=0, closefd=owns)
-        reader = _unpack(raw, b"" if regular else head, head, name, max_bytes)
     except OSError as e:
         if owns:
             os.close(fd)
         raise CaptureError(f"cannot read {name}: {e.strerror}") from e
-    return Source(reader=reader, name=name)
+    taken = b"" if regular else head
+    if not head.startswith((GZIP, ZSTD)):
+        return Source(fd=fd, head=taken, name=name, owns_fd=owns)
+    raw = os.fdopen(fd, "rb", buffering=0, closefd=owns)
+    try:
+        return Source(reader=_unpack(raw, taken, head, name, max_bytes), name=name, owns_fd=True)
+    except BaseException:
+        raw.close()
+        raise
 
 
 def _take(fd):
@@ -170,11 +176,14 @@ class _Unpacked:
             self.pending = self.inner.unused_data if self.inner.eof else self.inner.unconsumed_tail
             self.left -= len(self.ready)
             if self.left < 0:
-                raise CaptureError(f"{self.name} unpacks to more than {self.limit} bytes; raise max_bytes to read it all")
+                raise CaptureError(f"{self.name} unpacks to more than {self.limit} bytes; raise max_bytes to go on")
         n = min(len(self.ready), len(view))
         view[:n] = self.ready[:n]
         self.ready = self.ready[n:]
         return n
+
+    def close(self):
+        self.raw.close()
 
     def progress(self):
         """(compressed bytes taken, bytes of the file or 0)."""
@@ -217,7 +226,7 @@ class _Packets:
 
     @staticmethod
     def block(ts, frame, wirelen=None):
-        if not 0 <= ts < 1 << 63:
+        if not 0 <= ts <= 1 << 62:
             raise UsageError(f"packet time {ts} is not in ns since 1970")
         pad = -len(frame) % 4
         size = 32 + len(frame) + pad

@@ -37,5 +37,5 @@ cdef class Writer:
     cdef void put_block(self, int64_t ts, uint32_t idb, uint32_t caplen, uint32_t pad, uint32_t wirelen) noexcept nogil
     cdef int put_trailer(self, uint32_t pad, uint32_t length) noexcept nogil
     cdef int put(self, const uint8_t *data, uint32_t n) noexcept nogil
-    cdef void run_handlers(self) noexcept with gil
+    cdef bint interrupted(self) noexcept with gil
     cdef int check(self) except -1

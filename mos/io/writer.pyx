@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# With it Cython refuses `self.x += 1` without the GIL; self is never None.
 """The capture writer: pcap or pcapng, in the machine's byte order, buffered, straight to a descriptor."""
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
@@ -38,8 +40,8 @@ cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
 
 
 cdef class Writer:
-    """Write packets to `path`, `-` being standard output. A name that ends in .pcapng or .ntar makes a pcapng, any other a
-    pcap, with ns time stamps if `nanosecond`, else µs. `linktype` is that of a pcap file without packets.
+    """Write packets to `path`, `-` being standard output. A name that ends in .pcapng or .ntar makes a pcapng, any
+    other a pcap, with ns time stamps if `nanosecond`, else µs. `linktype` is that of a pcap file without packets.
 
     A pcap holds packets of one link type; a pcapng one interface per (iface, linktype). Frames are cut to the longest
     that readers accept; times outside what the format can say are clamped. Raises UsageError if it cannot be opened.
@@ -192,7 +194,7 @@ cdef class Writer:
         cdef size_t done = 0
         cdef ssize_t n
         cdef pollfd ready
-        while done < self.used and not self.why:
+        while done < self.used:
             n = write(self.fd, self.buf + done, self.used - done)
             if n >= 0:
                 done += n
@@ -204,15 +206,19 @@ cdef class Writer:
             elif self.saved_errno != EINTR:
                 self.why = FAILED_ERRNO
                 break
-            self.run_handlers()
+            if self.interrupted():
+                break
+        n = -1 if done < self.used else 0
         self.used = 0
-        return -1 if self.why else 0
+        return n
 
-    cdef void run_handlers(self) noexcept with gil:
+    cdef bint interrupted(self) noexcept with gil:
+        """Run signal handlers; True if one raised (Ctrl-C)."""
         try:
             PyErr_CheckSignals()
         except BaseException as e:
             self.failure, self.why = e, FAILED_SIGNAL
+        return self.failure is not None
 
     def put_packet(self, int64_t ts, const uint8_t[::1] data, wirelen=None, uint16_t linktype=1, uint16_t iface=0):
         """Append one packet from Python: ts in ns, wirelen the bytes it had on the wire if more than `data`."""
@@ -234,7 +240,8 @@ cdef class Writer:
         try:
             if not self.started and not self.why:
                 self.start()
-            if not self.why:
+            # After a second link type what came before it is whole, after a failed write(2) it is not.
+            if self.why == FAILED_NOT or self.why == FAILED_LINKTYPE or self.why == FAILED_MEMORY:
                 self.flush_buffer()
         finally:
             if self.owns_fd and close(self.fd) < 0 and not self.why:
@@ -246,7 +253,7 @@ cdef class Writer:
             self.why = FAILED_CLOSED
 
     cdef int check(self) except -1:
-        if self.why == FAILED_NOT or self.reported:
+        if self.why == FAILED_NOT or (self.reported and self.why != FAILED_CLOSED):
             return 0
         self.reported = True
         if self.why == FAILED_SIGNAL:
@@ -255,8 +262,10 @@ cdef class Writer:
             raise BrokenPipeError(EPIPE, os.strerror(EPIPE), self.name)
         if self.why == FAILED_LINKTYPE:
             raise MosError(f"{self.name} can hold one link type and the packets have several; name it *.pcapng")
-        what = {FAILED_ERRNO: os.strerror(self.saved_errno), FAILED_MEMORY: "out of memory", FAILED_CLOSED: "it is closed"}
-        raise MosError(f"cannot write {self.name}: {what[self.why]}; of {self.packets} packets the last are missing")
+        if self.why == FAILED_CLOSED:
+            raise UsageError(f"{self.name} is closed; write before close()")
+        what = "out of memory" if self.why == FAILED_MEMORY else os.strerror(self.saved_errno)
+        raise MosError(f"cannot write {self.name}: {what}; the last of {self.packets} packets are missing")
 
     def __enter__(self):
         return self

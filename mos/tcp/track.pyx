@@ -331,6 +331,21 @@ cdef void track_rst(scene_t *c) noexcept nogil:
     f.flags |= FLOW_CLOSED
 
 
+cdef void track_revive(scene_t *c) noexcept nogil:
+    """Both ends spoke on after a RST: whoever sent it, its receiver did not take it. Only a tap can find this out."""
+    cdef flow_t *f = c.flow
+    cdef event_t *e
+    cdef int side
+    for side in range(2):
+        e = ring_add(c.ring, c.want, KIND_TCP_STATE_CHANGE, f, c.pkt, c.now, side, c.to_server)
+        if e != NULL:
+            e.old = f.end[side].state
+            e.new = STATE_ESTABLISHED
+        f.end[side].state = STATE_ESTABLISHED
+    f.end_reason = 0
+    f.flags &= ~FLOW_CLOSED
+
+
 cdef void track_time_out(scene_t *c) noexcept nogil:
     """2MSL have passed (RFC 9293 3.6.1)."""
     step(c, CLIENT, TIMEOUT, AT_SENDER)

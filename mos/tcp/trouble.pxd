@@ -27,7 +27,7 @@ cdef struct trouble_t:
     uint32_t alt_iss            # a second SYN-ACK's sequence number
     uint8_t  rst_side           # who sent the doubtful RST, plus 1; 0: none
     uint8_t  syn_side           # who sent the refused SYN, plus 1; 0: none
-    uint8_t  alt_side           # who sent the second SYN-ACK, plus 1; 0: none
+    uint8_t  alive          # bit per end that spoke on after a RST that looked exact
 
 cdef inline trouble_t *trouble_of(flow_t *f) noexcept nogil:
     """The flow's record, made if there is none; NULL when memory ran out (its counters are then not kept)."""

@@ -84,7 +84,8 @@ def options(name, declared):
     out = ["options:"]
     for opt in declared.values():
         default = "required" if opt.required else f"default {opt.default!r}"
-        out.append(f"  --set {name}.{opt.name}={type_name(opt.type).upper()}")
+        word = type_name(opt.type).upper()
+        out.append(f"  --set {name}.{opt.name}={'VALUE,VALUE' if '[' in word else word}")
         out.append(f"        {opt.help or 'no help'} ({type_name(opt.type)}, {default})")
     return out
 

@@ -40,7 +40,11 @@ def option(default=None, help="", required=False):
 
 @dataclass(frozen=True)
 class Native:
-    """A handler in C: `capsule` is a PyCapsule "mos.handler.v1" whose pointer is the function and whose context is its ctx."""
+    """A handler in C: `capsule` is a PyCapsule "mos.handler.v1" whose pointer is the function and whose context is its ctx.
+
+    `owner` is what ctx, and the texts the handler puts in `action_t.why`, belong to: it and the NF live as long as the handler
+    may be called. `publishes` is the class of user-defined event that the handler publishes, if it does.
+    """
     event: Any
     capsule: Any
     where: "str | None" = None
@@ -48,6 +52,8 @@ class Native:
     observe: bool = False
     priority: int = 0
     name: str = "handler"
+    publishes: Any = None
+    owner: Any = None
 
 
 @dataclass
@@ -73,6 +79,7 @@ class Subscription:
     capsule: Any = None
     first: bool = False
     on: str = ""
+    owner: Any = None       # keeps what a capsule points at
 
 
 class NF:
@@ -304,10 +311,12 @@ class Chain:
     def _native(self, position, nf, native):
         name = f"{self.names[position]}.{native.name}"
         f = self._compile(name, native.where, native.event) if native.where else None
+        kinds = [k for k in spec.LEAVES if native.event.kind_mask >> spec.BITS[k.name] & 1]
         return Subscription(
             function=None, name=name, position=position, kind_mask=native.event.kind_mask, moments=MOMENTS[native.at],
             root=native.event, filter=f, priority=native.priority, observe=native.observe or nf.observe, policy=nf.on_error,
-            capsule=native.capsule, on=native.event.__name__)
+            capsule=native.capsule, publishes=native.publishes, answers=any(k.answers for k in kinds), owner=(nf, native),
+            on=native.event.__name__)
 
     @staticmethod
     def _compile(name, predicate, root):

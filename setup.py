@@ -6,11 +6,11 @@ from setuptools import Extension, setup
 
 MODULES = [
     "mos.io.parse", "mos.io.pcap", "mos.io.writer",
-    "mos.net.decode", "mos.net.frag", "mos.net.bpf", "mos.net.rewrite",
+    "mos.net.decode", "mos.net.frag", "mos.net.bpf",
     "mos.flow.table", "mos.flow.wheel", "mos.flow.view",
-    "mos.tcp.classify", "mos.tcp.track", "mos.tcp.reasm",
+    "mos.tcp.track", "mos.tcp.reasm",
     "mos.events.views", "mos.events.bus", "mos.events.filtervm",
-    "mos.state.slots", "mos.core", "mos.segment", "mos.stack",
+    "mos.state.slots", "mos.core", "mos.segment", "mos.lifetime", "mos.stack",
     "mbox.ids",
 ]
 DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False,

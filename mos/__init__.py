@@ -10,6 +10,13 @@ from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine",
+    "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
+    "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
+    "VerdictError", "derive", "on", "open", "option",
+]
+
 
 def open(what, **settings):     # noqa: A001 - named as in `mos.open("x.pcap")`
     """A capture to walk in Python: `for ev in mos.open("x.pcap").events(FlowEnd): …`. `settings` as in `Settings`."""

@@ -87,7 +87,7 @@ cdef class Core:
     cdef int64_t idle_ns[12]    # idle time-out by TCP state, then UDP; ICMP as UDP
     cdef int truth, pickup, verify
     cdef uint8_t policy
-    cdef uint8_t started        # the flow at hand was made by `reopen`: FlowStart is due
+    cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
     cdef uint8_t *out
@@ -100,3 +100,7 @@ cdef class Core:
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
     cdef void drop_timer(self, user_timer_t *t) noexcept
+    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
+    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
+    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
+    cdef void report(self, pkt_t *p, flow_t *f) noexcept

@@ -1,15 +1,22 @@
 """What the stages of one stack share, and what flow views, timers and users ask of it. No packet passes through here."""
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING
-from mos.flow.table cimport table_first, table_next
+from mos.events.bus cimport answer_t
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_name_at, flow_side
+from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
+from mos.flow.table cimport table_alias, table_first, table_next
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
+from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
 from mos.tcp.reasm cimport plan_free, plan_init
+from mos.tcp.seq cimport seq_diff
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
-from mos.errors import MosError, StaleFlow, UsageError
+import ipaddress
+
+from mos.errors import MosError, StaleFlow, UsageError, VerdictError
 from mos.tcp.policies import POLICIES
 from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
 
@@ -171,8 +178,93 @@ cdef class Core:
             "timers": self.timers_live, "ring_lost": self.ring.lost,
         }
 
+    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept:
+        """Apply what handlers answered: other bytes, other addresses for the flow, another TTL."""
+        try:
+            for position, offset, payload in <list>self.answer.edits:
+                if payload[0] == "replace":
+                    self.replace(p, f, offset, payload[1])
+                else:
+                    self.rename(p, f, position, payload[1], payload[2], payload[3])
+            return 0
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+            return -1
+
+    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1:
+        """Other bytes at a stream offset of this packet: only what this packet brings can still be changed."""
+        cdef int64_t at = 0
+        cdef int s
+        if f != NULL and p.proto == IPPROTO_TCP:
+            s = flow_side(f, p.from_hi)
+            at = <int64_t>(offset - f.end[s].offset) - seq_diff(p.seq + (1 if p.tcp_flags & TCP_SYN else 0), f.end[s].nxt)
+        if not self.edited:
+            self.out_len = frame_copy(self.out, p)
+            self.edited = 1
+        if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
+                               "forwarded: Replace reaches only the packet at hand")
+        return 0
+
+    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
+        """Other names for the rest of the flow (its second key must be free), or another TTL for this packet."""
+        cdef key_t k
+        cdef uint8_t client_hi = 0
+        cdef const key_t *was
+        cdef uint8_t[32] addr
+        cdef uint16_t cport, sport
+        cdef int rc
+        if ttl is not None:
+            if not self.edited:
+                self.out_len = frame_copy(self.out, p)
+                self.edited = 1
+            set_ttl(self.out, p, ttl)
+        if client is None and server is None:
+            return 0
+        if f == NULL:
+            raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
+        was = flow_name_at(f, position, &client_hi)
+        memcpy(addr, &was.hi_addr[0] if client_hi else &was.lo_addr[0], 16)
+        memcpy(addr + 16, &was.lo_addr[0] if client_hi else &was.hi_addr[0], 16)
+        cport, sport = was.hi_port if client_hi else was.lo_port, was.lo_port if client_hi else was.hi_port
+        if client is not None:
+            put_address(addr, client[0], was.ipver)
+            cport = client[1]
+        if server is not None:
+            put_address(addr + 16, server[0], was.ipver)
+            sport = server[1]
+        client_hi = <uint8_t>key_make(&k, was, addr, cport, addr + 16, sport)
+        rc = table_alias(self.table, f, &k, client_hi, position)
+        if rc <= 0:
+            raise VerdictError(f"packet {p.number}: the flow cannot be named {client} > {server}: " +
+                               ("another flow has that name" if rc == 0 else "a flow has at most four names"))
+        return 0
+
+    cdef void report(self, pkt_t *p, flow_t *f) noexcept:
+        """Hand the verdict on this packet to the recorder."""
+        try:
+            reason = <object>self.answer.reason if self.answer.reason != NULL else None
+            if reason is None and self.answer.why != NULL:
+                reason = self.answer.why.decode()
+            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+
 
 cdef flow_t *alive(Flow flow) except NULL:
     if flow.f == NULL:
         raise StaleFlow(f"flow {flow.id} has ended: only its id and addresses are left")
     return flow.f
+
+
+cdef int put_address(uint8_t *to, text, int ipver) except -1:
+    """The 16 bytes of key_t for an address given as text."""
+    address = ipaddress.ip_address(text)
+    if address.version != ipver:
+        raise VerdictError(f"{text} is IPv{address.version}, the flow is IPv{ipver}")
+    cdef bytes packed = address.packed
+    memset(to, 0, 16)
+    memcpy(to, <const char *>packed, len(packed))
+    return 0

@@ -1,5 +1,4 @@
 """Running a chain: settings to stages, a source through the stack, verdicts and events to a log, counters to a summary."""
-import json
 import os
 import resource
 import time
@@ -13,7 +12,9 @@ from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
-from mos.nf import Chain
+from mos.events.marks import on
+from mos.events.views import Event
+from mos.nf import Chain, Subscription
 from mos.stack import Stack
 from mos.state.slots import SlotSpace
 from mos.tcp.policies import POLICIES
@@ -77,13 +78,11 @@ class Engine:
         self.verdicts = on_verdict
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
-        if not s.raise_errors:
-            pass
-        else:
+        if s.raise_errors:
             for sub in subscriptions:
                 sub.policy = "raise"
         if self.log is not None:
-            subscriptions.append(self.log.subscription(len(self.chain.nfs)))
+            subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse)
         self.stack = Stack(
@@ -190,6 +189,12 @@ class Engine:
         return out | rest
 
 
+def log_subscription(log, position):
+    """The log as a handler of everything: asked first, answers nothing."""
+    return Subscription(function=log.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
+                        root=Event, observe=True, answers=False, first=True, on="Event")
+
+
 def memory():
     """Peak resident set and peak anonymous memory of this process, bytes."""
     anon = 0
@@ -211,12 +216,11 @@ class Capture:
 
     def events(self, *kinds, where=None):
         """Kept copies of events as they happen, at most one batch ahead; leaving the loop closes the file."""
-        from mos.events.marks import on
         waiting = []
 
         def keep(ev):
             waiting.append(ev.keep())
-        for kind in kinds or (_event(),):
+        for kind in kinds or (Event,):
             keep = on(kind, where=where)(keep)
         engine = Engine(Chain([keep]), Settings(**self.settings))
         source = open_source(self.what)
@@ -239,8 +243,3 @@ class Capture:
         with Engine(Chain(*nfs), Settings(**self.settings), **kwargs) as engine:
             engine.run(self.what)
         return engine
-
-
-def _event():
-    from mos.events.views import Event
-    return Event

@@ -57,6 +57,7 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     c.s, c.to_server, c.truth = s, s == CLIENT, k.truth
     k.plan.n = k.plan.len = 0
     k.plan.to = k.plan.next = f.end[s].offset
+    k.fresh = <uint8_t>fresh
     if fresh:
         return taken(k, &c)
     j = classify(f, p, s, k.truth)
@@ -67,12 +68,19 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     if j.what == SEG_REFUSED:
         return refuse(k, &c, j)
     if j.what == SEG_DUPLICATE_SYN:
-        track_duplicate_syn(&c)
-        if drain(k) < 0:
-            return WAY_FAILED
-        slots_commit(k.undo)
-        return WAY_DONE
+        return again(k, &c)
     return WAY_ANSWERS_OTHER if j.what == SEG_ANSWERS_OTHER else WAY_REOPENS
+
+cdef int again(Core k, scene_t *c) noexcept nogil:
+    """A SYN or SYN-ACK sent again: it may be the first that is not dropped."""
+    track_duplicate_syn(c)
+    if drain(k) < 0:
+        return WAY_FAILED
+    if k.answer.verdict >= MOS_HOLD:
+        abort(k, c)
+        return WAY_DONE
+    return commit(k, c)
+
 
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
@@ -434,7 +442,10 @@ cdef void abort(Core k, scene_t *c) noexcept nogil:
     cdef end_t *S = &c.flow.end[c.s]
     if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
         reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
-    slots_abort(k.undo)
+    if k.fresh:
+        slots_commit(k.undo)    # FlowStart will not be raised again: what it set up stays
+    else:
+        slots_abort(k.undo)
 
 cdef int drain(Core k) noexcept nogil:
     """Hand the ring's events out, oldest first."""

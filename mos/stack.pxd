@@ -5,7 +5,7 @@ from mos.events.ring cimport event_t
 from mos.flow.flow cimport flow_t
 from mos.io.pcap cimport Source
 from mos.net.packet cimport pkt_t
-from mos.core cimport Core, user_timer_t
+from mos.core cimport Core
 
 cdef class Stack(Core):
     cdef int loop(self, Source source) noexcept nogil
@@ -23,13 +23,4 @@ cdef class Stack(Core):
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil
-    cdef int end_flow(self, flow_t *f, int reason) noexcept nogil
-    cdef int expire(self) noexcept nogil
-    cdef int idle_out(self, flow_t *f) noexcept nogil
     cdef int tick(self) noexcept
-    cdef int fire(self, user_timer_t *t) noexcept nogil
-    cdef void release(self, flow_t *f) noexcept nogil
-    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
-    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
-    cdef void report(self, pkt_t *p, flow_t *f) noexcept

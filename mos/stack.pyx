@@ -28,8 +28,9 @@ from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
-from mos.net.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
+from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
 from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
+from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
     WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
 from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
@@ -127,7 +128,7 @@ cdef class Stack(Core):
             f = table_first(self.table)
             if f == NULL:
                 break
-            self.end_flow(f, END_SHUTDOWN)
+            end_flow(self, f, END_SHUTDOWN)
         if self.bus.failed:
             raise self.bus.error
 
@@ -141,7 +142,7 @@ cdef class Stack(Core):
                 return
             f.mask = 0
             f.set_id = 0
-            self.release(f)
+            release(self, f)
 
     def halt(self):
         """Stop after the packet in hand."""
@@ -154,7 +155,7 @@ cdef class Stack(Core):
         if p.ts > self.now:
             self.set_clock(p.ts)
         if wheel_due(self.idle, self.now) or wheel_due(self.timers, self.now):
-            if self.expire() < 0:
+            if expire(self) < 0:
                 return -1
         answer_reset(&self.answer)
         self.edited = 0
@@ -165,6 +166,7 @@ cdef class Stack(Core):
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
+        self.fresh = 0
         if decode(self.dec, p) == PKT_FLOW:
             return self.flow_packet(p)
         self.n.other += 1
@@ -182,7 +184,7 @@ cdef class Stack(Core):
         """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
         stamp must not time every flow out."""
         if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
-            self.now = ts
+            self.now = self.slots.now = ts
             self.leap = 0
         else:
             self.leap = ts
@@ -233,6 +235,7 @@ cdef class Stack(Core):
         if p.proto == IPPROTO_TCP:
             way = segment(self, f, p, s, fresh)
         else:
+            self.fresh = <uint8_t>fresh
             way = self.datagram(f, p, s)
         if way == WAY_DONE:
             return self.finish(p, f, s)
@@ -313,7 +316,7 @@ cdef class Stack(Core):
             e.cause = CAP_FLOWS
         if drain(self) < 0:
             return -1
-        return self.end_flow(victim, END_EVICTED)
+        return end_flow(self, victim, END_EVICTED)
 
     cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil:
         cdef event_t *e
@@ -357,7 +360,7 @@ cdef class Stack(Core):
         self.ring.n = 0
         if answers_other:
             memcpy(&t, f.extra, sizeof(t))
-        if self.end_flow(f, END_REUSED) < 0:
+        if end_flow(self, f, END_REUSED) < 0:
             return -1
         if not answers_other:
             return self.flow_packet(p)
@@ -375,7 +378,7 @@ cdef class Stack(Core):
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
-            if (<int (*)(Stack, pkt_t *, flow_t *) noexcept nogil>settle_edits)(self, p, f) < 0:
+            if (<int (*)(Stack, pkt_t *, flow_t *) noexcept nogil>settle_edits_of)(self, p, f) < 0:
                 return -1
         if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
             if p.reassembled:
@@ -421,107 +424,6 @@ cdef class Stack(Core):
                     if self.writer is not None:
                         self.writer.write(p, self.out, n, n)
 
-    cdef int end_flow(self, flow_t *f, int reason) noexcept nogil:
-        """FlowEnd, exactly once and last, then everything the flow holds is released."""
-        cdef trouble_t *t = <trouble_t *>f.extra
-        cdef event_t *e
-        cdef int side
-        cdef uint32_t n = self.ring.n
-        if not f.end_reason:
-            f.end_reason = <uint8_t>reason
-            if t != NULL and t.rst_side and reason != END_EVICTED:
-                f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
-        undo_begin(self.undo, f)
-        if f.proto == IPPROTO_TCP:
-            for side in range(2):
-                if flush(self, f, side) < 0:
-                    return -1
-        self.n.ended[f.end_reason] += 1
-        e = ring_add(&self.ring, f.mask, KIND_FLOW_END, f, NULL, self.now, 0, 1)
-        if e != NULL:
-            e.cause = f.end_reason
-            if drain(self) < 0:
-                return -1
-        self.release(f)
-        return 0
-
-    cdef void release(self, flow_t *f) noexcept nogil:
-        cdef trouble_t *t = <trouble_t *>f.extra
-        wheel_cancel(self.idle, &f.timer)
-        reasm_free(<reasm_t **>&f.end[0].reasm, &self.budget)
-        reasm_free(<reasm_t **>&f.end[1].reasm, &self.budget)
-        if f.view != NULL or (t != NULL and t.timers != NULL):
-            bus_take_gil(self.bus)
-            (<void (*)(Stack, flow_t *) noexcept nogil>release_objects)(self, f)
-        slots_close(self.layout, f)
-        free(f.extra)
-        f.extra = NULL
-        self.undo.flow = NULL
-        table_remove(self.table, f)
-
-    cdef int expire(self) noexcept nogil:
-        """Everything that has come due in packet time: idle flows first, then user timers in order."""
-        cdef void *node
-        answer_reset(&self.answer)
-        self.ring.n = 0
-        while True:
-            node = wheel_expire(self.idle, self.now)
-            if node == NULL:
-                break
-            if self.idle_out(<flow_t *>(<char *>node - <size_t>&(<flow_t *>NULL).timer)) < 0:
-                return -1
-        while True:
-            node = wheel_expire(self.timers, self.now)
-            if node == NULL:
-                break
-            if self.fire(<user_timer_t *>node) < 0:
-                return -1
-        answer_clear(self.bus, &self.answer)
-        return 0
-
-    cdef int idle_out(self, flow_t *f) noexcept nogil:
-        """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
-        cdef trouble_t *t = <trouble_t *>f.extra
-        cdef scene_t c
-        cdef int64_t wait
-        if t != NULL and t.rst_side and self.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
-            return self.end_flow(f, END_IDLE)
-        if f.flags & FLOW_CLOSED and f.end_reason > 1:
-            return self.end_flow(f, END_IDLE)
-        arm(self, f)
-        if f.timer.when > self.now:
-            return 0
-        wheel_cancel(self.idle, &f.timer)
-        if f.flags & FLOW_CLOSED:
-            c.flow = f
-            c.pkt = NULL
-            c.ring = &self.ring
-            c.want = f.mask
-            c.now = self.now
-            c.s = CLIENT
-            c.to_server = 1
-            c.truth = self.truth
-            track_time_out(&c)
-            if drain(self) < 0:
-                return -1
-        return self.end_flow(f, END_IDLE)
-
-    cdef int fire(self, user_timer_t *t) noexcept nogil:
-        """One user timer: its handlers, then again or gone."""
-        cdef event_t e
-        cdef int rc
-        memset(&e, 0, sizeof(e))
-        e.size, e.kind, e.segs, e.to_server = sizeof(event_t), KIND_TIMER, 1, 1
-        e.flow, e.now, e.obj = t.flow, t.node.when, t.value
-        e.arg = <int64_t>t.handle
-        if t.period:
-            wheel_arm(self.timers, &t.node, t.node.when + t.period)
-        rc = tell(self, &e)
-        if not t.period:
-            bus_take_gil(self.bus)
-            (<void (*)(Stack, user_timer_t *) noexcept nogil>drop_timer_of)(self, t)
-        return rc
-
     cdef int tick(self) noexcept:
         """Progress, and Ctrl-C: a signal raises here, between two packets."""
         try:
@@ -532,80 +434,6 @@ cdef class Stack(Core):
             self.bus.error = exc
             self.bus.failed = 1
         return self.bus.failed
-
-    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept:
-        """Apply what handlers answered: other bytes, other addresses for the flow, another TTL."""
-        try:
-            for position, offset, payload in <list>self.answer.edits:
-                if payload[0] == "replace":
-                    self.replace(p, f, offset, payload[1])
-                else:
-                    self.rename(p, f, position, payload[1], payload[2], payload[3])
-            return 0
-        except BaseException as exc:
-            self.bus.error = exc
-            self.bus.failed = 1
-            return -1
-
-    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1:
-        """Other bytes at a stream offset of this packet: only what this packet brings can still be changed."""
-        cdef int64_t at = 0
-        cdef int s
-        if f != NULL and p.proto == IPPROTO_TCP:
-            s = flow_side(f, p.from_hi)
-            at = <int64_t>(offset - f.end[s].offset) - seq_diff(p.seq + (1 if p.tcp_flags & TCP_SYN else 0), f.end[s].nxt)
-        if not self.edited:
-            self.out_len = frame_copy(self.out, p)
-            self.edited = 1
-        if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
-            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
-                               "forwarded: Replace reaches only the packet at hand")
-        return 0
-
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
-        """Other names for the rest of the flow (its second key must be free), or another TTL for this packet."""
-        cdef key_t k
-        cdef uint8_t client_hi = 0
-        cdef const key_t *was
-        cdef uint8_t[32] addr
-        cdef uint16_t cport, sport
-        cdef int rc
-        if ttl is not None:
-            if not self.edited:
-                self.out_len = frame_copy(self.out, p)
-                self.edited = 1
-            set_ttl(self.out, p, ttl)
-        if client is None and server is None:
-            return 0
-        if f == NULL:
-            raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
-        was = flow_name_at(f, position, &client_hi)
-        memcpy(addr, &was.hi_addr[0] if client_hi else &was.lo_addr[0], 16)
-        memcpy(addr + 16, &was.lo_addr[0] if client_hi else &was.hi_addr[0], 16)
-        cport, sport = was.hi_port if client_hi else was.lo_port, was.lo_port if client_hi else was.hi_port
-        if client is not None:
-            put_address(addr, client[0], was.ipver)
-            cport = client[1]
-        if server is not None:
-            put_address(addr + 16, server[0], was.ipver)
-            sport = server[1]
-        client_hi = <uint8_t>key_make(&k, was, addr, cport, addr + 16, sport)
-        rc = table_alias(self.table, f, &k, client_hi, position)
-        if rc <= 0:
-            raise VerdictError(f"packet {p.number}: the flow cannot be named {client} > {server}: " +
-                               ("another flow has that name" if rc == 0 else "a flow has at most four names"))
-        return 0
-
-    cdef void report(self, pkt_t *p, flow_t *f) noexcept:
-        """Hand the verdict on this packet to the recorder."""
-        try:
-            reason = <object>self.answer.reason if self.answer.reason != NULL else None
-            if reason is None and self.answer.why != NULL:
-                reason = self.answer.why.decode()
-            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
-        except BaseException as exc:
-            self.bus.error = exc
-            self.bus.failed = 1
 
 
 cdef const bpf_t *compile_selection(Stack s, int linktype) noexcept:
@@ -621,34 +449,9 @@ cdef int tick_of(Stack s) noexcept:
     return s.tick()
 
 
-cdef int settle_edits(Stack s, pkt_t *p, flow_t *f) noexcept:
+cdef int settle_edits_of(Stack s, pkt_t *p, flow_t *f) noexcept:
     return s.settle_edits(p, f)
 
 
 cdef void report_of(Stack s, pkt_t *p, flow_t *f) noexcept:
     s.report(p, f)
-
-
-cdef void drop_timer_of(Stack s, user_timer_t *t) noexcept:
-    s.drop_timer(t)
-
-
-cdef void release_objects(Stack s, flow_t *f) noexcept:
-    """User timers and the Python view of a flow that ends. With the GIL."""
-    cdef trouble_t *t = <trouble_t *>f.extra
-    if t != NULL:
-        while t.timers != NULL:
-            s.drop_timer(<user_timer_t *>t.timers)
-    if f.view != NULL:
-        flow_view_end(f)
-
-
-cdef int put_address(uint8_t *to, text, int ipver) except -1:
-    """The 16 bytes of key_t for an address given as text."""
-    address = ipaddress.ip_address(text)
-    if address.version != ipver:
-        raise VerdictError(f"{text} is IPv{address.version}, the flow is IPv{ipver}")
-    cdef bytes packed = address.packed
-    memset(to, 0, 16)
-    memcpy(to, <const char *>packed, len(packed))
-    return 0

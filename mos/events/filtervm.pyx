@@ -105,7 +105,7 @@ cdef inline bint load_addr(const event_t *ev, uint8_t src, uint16_t offset, addr
         if out.ipver != 4 and out.ipver != 6:
             return False
     elif end_of(ev, src, &name, &hi):
-        p = &name.key.hi_addr[0] if hi else &name.key.lo_addr[0]
+        p = <const uint8_t *>name.key + 16 * hi     # lo_addr, then hi_addr: key_t begins with them
         out.ipver = name.key.ipver
     else:
         return (src == SRC_SENDER or src == SRC_RECEIVER) and header_addr(ev.pkt, src == SRC_RECEIVER, out)
@@ -294,7 +294,7 @@ _ALLOWED = frozenset(s[:3] for s in FIELD_SOURCES.values())
 
 def _field_ok(src, type, offset, record_size):
     if src == SRC_RECORD:
-        return type in WIDTH and offset + WIDTH[type] <= record_size
+        return type in WIDTH and 0 <= offset <= record_size - WIDTH[type]
     return (src, type, offset) in _ALLOWED
 
 
@@ -308,6 +308,7 @@ def verify(program, pool, entry, record_size):
         raise FilterError(f"filter program: bad entry {entry}")
     for pc, i in enumerate(program):
         ok = pc < i.jt <= n + 1 and pc < i.jf <= n + 1 and 0 <= i.op < OP_COUNT and i.invert in (0, 1)
+        ok = ok and 0 <= min(i[:9]) and max(i[:7]) < 2**8 and max(i.offset, i.offset2) < 2**16     # as insn_t stores them
         ok = ok and _field_ok(i.src, i.type, i.offset, record_size) and (i.type == T_IP) == (i.op >= OP_NET)
         if i.op == OP_FIELD or i.op == OP_SAME:
             ok = ok and _field_ok(i.src2, i.type2, i.offset2, record_size) and (i.type == T_IP) == (i.type2 == T_IP)
@@ -334,9 +335,9 @@ cdef class Filter:
 
     def __cinit__(self, str text, str kind, program, pool=(), entry=0, record_size=0):
         self.c = &self.own
-        self.text, self.kind, self.record_size, self.entry = text, kind, record_size, entry
         self.program, self.pool = tuple(Insn(*i) for i in program), tuple(pool)
         verify(self.program, self.pool, entry, record_size)
+        self.text, self.kind, self.record_size, self.entry = text, kind, record_size, entry
         self.own.insn = <insn_t *>PyMem_Calloc(len(self.program) + 1, sizeof(insn_t))
         self.own.pool = <int64_t *>PyMem_Calloc(len(self.pool) + 1, sizeof(int64_t))
         if self.own.insn == NULL or self.own.pool == NULL:

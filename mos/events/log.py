@@ -3,7 +3,7 @@ import json
 import sys
 
 from mos.errors import UsageError
-from mos.events.views import Event, event_fields
+from mos.events.views import event_fields
 
 VERDICTS = {1: "EDIT", 2: "HOLD", 3: "DROP", 4: "DROP_FLOW", 5: "RESET"}
 
@@ -34,12 +34,6 @@ class Log:
         by = self.names[position] if position < len(self.names) else "stack"
         self.file.write(self.encode({"event": "Verdict", "ns": now, "flow": flow, "verdict": VERDICTS[code], "by": by,
                                      "reason": reason, "packet": packet}) + "\n")
-
-    def subscription(self, position):
-        """The log as a handler of everything: asked first, answers nothing."""
-        from mos.nf import Subscription
-        return Subscription(function=self.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
-                            root=Event, observe=True, answers=False, first=True, on="Event")
 
     def close(self):
         """Flush, and close what was opened here."""

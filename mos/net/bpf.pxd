@@ -21,8 +21,7 @@ cdef uint32_t bpf_run(const bpf_t *b, const uint8_t *p, uint32_t caplen, uint32_
 
 cdef class PacketFilter:
     cdef readonly str expr
-    cdef object compiler        # pcapy.compile
-    cdef object error           # pcapy.PcapError
+    cdef object pcapy           # the module
     cdef int count
     cdef bpf_t[MAX_LINKTYPES] programs
     cdef bpf_t *find(self, int linktype) noexcept nogil

@@ -2,6 +2,9 @@
 
 The machine is that of McCanne and Jacobson, "The BSD Packet Filter" (1993), with libpcap's MOD and XOR.
 """
+import struct
+from tempfile import NamedTemporaryFile
+
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -51,11 +54,7 @@ cdef enum:              # instruction classes, sizes, modes, operations of bpf_i
 MAX_INSNS = BPF_MAXINSNS
 SNAPLEN = 262144            # what a filter returns for a match: more than any frame has
 
-# LINKTYPE_* of files whose DLT_* differs on Linux (pcap-linktype(7)); libpcap compiles for DLTs.
-DLT = {100: 11, 101: 12, 102: 15, 103: 16, 106: 19}
-
-NEGATIVE = ("asks for what only the kernel knows (direction, interface, or a negative offset), not the captured bytes: "
-            "filter on to_server, src or the port instead")
+NEGATIVE = "loads from a negative offset, which only a kernel understands: count from the start of a header"
 BACKWARD = "needs a loop, which no packet may cause: write `ip6 proto` for `ip6 protochain`"
 
 
@@ -227,7 +226,7 @@ cdef class PacketFilter:
             import pcapy
         except ImportError as error:
             raise UsageError("packet filters in libpcap's language need pcapy-ng: pip install pcapy-ng") from error
-        self.expr, self.compiler, self.error, self.count = expr, pcapy.compile, pcapy.PcapError, 0
+        self.expr, self.pcapy, self.count = expr, pcapy, 0
 
     def __dealloc__(self):
         for n in range(self.count):
@@ -264,13 +263,27 @@ cdef class PacketFilter:
         if "\0" in self.expr:
             raise FilterError(f"{what}: it holds a NUL character: remove it")
         try:
-            code = self.compiler(DLT.get(linktype, linktype), SNAPLEN, self.expr, 1, 0).get_bpf()
+            code = self.pcapy.compile(self.dlt(linktype), SNAPLEN, self.expr, 1, 0).get_bpf()
             verify(code)
-        except self.error as error:
+        except self.pcapy.PcapError as error:
             raise FilterError(f"{what}: {hint(str(error))}") from None
         except FilterError as error:
             raise FilterError(f"{what}: it {error}") from None
         return code
+
+    def dlt(self, int linktype):
+        """libpcap's DLT_* for a LINKTYPE_* (pcap-linktype(7)). Raises PcapError if the expression does not compile for it.
+
+        Tried on an empty capture first, because pcapy-ng 2.1's compile() reads libpcap's message after freeing it.
+        """
+        if not 0 <= linktype < 2**16:
+            raise FilterError("cannot be compiled: link types are 0 to 65535")
+        with NamedTemporaryFile(suffix=".pcap") as file:
+            file.write(struct.pack("=IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, SNAPLEN, linktype))
+            file.flush()
+            reader = self.pcapy.open_offline(file.name)
+            reader.setfilter(self.expr)
+            return reader.datalink()
 
     def check(self, int linktype=1):
         """Compile now for a LINKTYPE_* (1: Ethernet). Raises FilterError."""
@@ -289,6 +302,7 @@ def hint(message):
     for part, advice in (("data link type", "libpcap cannot filter such frames: leave the packet filter out"),
                          ("link-layer type filtering not implemented", "only offsets such as `link[0] == 1` work here"),
                          ("syntax error", "see pcap-filter(7); fields of events go into where="),
+                         ("inbound/outbound", "a frame does not say: filter on to_server, src or the port"),
                          ("unknown host", "the name does not resolve: give the address")):
         if part in message:
             return f"{message}: {advice}"

@@ -244,6 +244,15 @@ cdef void without_flow(decoder_t *d, const walk_t *w, pkt_t *p, int step) noexce
         d.no_link += step == STEP_NO_LINK
 
 
+cdef inline void clear(pkt_t *p) noexcept nogil:
+    """Zero what decode fills. In pieces that become plain stores: as one memset it becomes `rep stos`, 10 ns."""
+    cdef char *at = <char *>&p.status
+    cdef size_t rest = <size_t>(<char *>(p + 1) - at) - 128
+    memset(at, 0, 64)
+    memset(at + 64, 0, 64)
+    memset(at + 128, 0, rest)
+
+
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     """Fill every field of `p` from `status` on out of frame, caplen, wirelen, ts and linktype. Returns p.status.
 
@@ -251,7 +260,7 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     """
     cdef walk_t w
     cdef int step
-    memset(&p.status, 0, <size_t>(<const char *>(p + 1) - <const char *>&p.status))
+    clear(p)
     if d.frags.held != NULL:
         frag_release(&d.frags)
     p.csum = CSUM_UNKNOWN
@@ -288,20 +297,22 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     return p.status
 
 
+cdef str address_text(const uint8_t *at, int n):
+    return str(ipaddress.ip_address(PyBytes_FromStringAndSize(<const char *>at, n)))
+
+
 cdef dict fields_of(const pkt_t *p):
     """Every decode field as Python sees it: addresses in the packet's own direction, offsets into its bytes."""
-    cdef const uint8_t *lo = p.key.lo_addr
-    cdef const uint8_t *hi = p.key.hi_addr
-    cdef Py_ssize_t n = 4 if p.ipver == 4 else 16
+    cdef int n = 4 if p.ipver == 4 else 16
     r = {"status": STATUS[p.status], "cause": p.cause, "ipver": p.ipver, "proto": p.proto, "csum": p.csum,
          "reassembled": bool(p.reassembled), "ip": None, "ip_len": p.ip_len}
     if p.ip != NULL:
         r["ip"] = p.ip - p.frame if not p.reassembled else 0
     if p.status != PKT_FLOW:
         return r
-    ends = [ipaddress.ip_address(PyBytes_FromStringAndSize(<const char *>x, n)) for x in (lo, hi)]
+    ends = [address_text(p.key.lo_addr, n), address_text(p.key.hi_addr, n)]
     r.update(
-        src=str(ends[p.from_hi]), dst=str(ends[not p.from_hi]), sport=p.sport, dport=p.dport, from_hi=p.from_hi,
+        src=ends[p.from_hi], dst=ends[not p.from_hi], sport=p.sport, dport=p.dport, from_hi=p.from_hi,
         key=PyBytes_FromStringAndSize(<const char *>&p.key, sizeof(p.key)), domain=p.key.domain, cut=bool(p.cut),
         l4=p.l4 - p.ip, payload=PyBytes_FromStringAndSize(<const char *>p.payload, p.payload_cap),
         payload_at=p.payload - p.ip, payload_len=p.payload_len)
@@ -445,9 +456,8 @@ cdef str tunnel_text(const uint8_t *at, int n):
     """One tunnel's entry of a path: "name:id lower-higher"."""
     cdef uint32_t id
     memcpy(&id, at + 3, 4)
-    ends = [ipaddress.ip_address(PyBytes_FromStringAndSize(<const char *>at + 7 + i * n, n)) for i in range(2)]
     number = f":{id}" if at[1] else ""
-    return f"{(<bytes>ROWS[at[0]].name).decode()}{number} {ends[0]}-{ends[1]}"
+    return f"{(<bytes>ROWS[at[0]].name).decode()}{number} {address_text(at + 7, n)}-{address_text(at + 7 + n, n)}"
 
 
 cdef tuple path_text(const uint8_t *at, uint32_t length):

@@ -81,7 +81,6 @@ cdef struct frags_t:
     uint64_t fragments
     uint64_t completed
     uint64_t duplicates
-    uint64_t evicted        # datagrams that made room for younger ones
     uint64_t no_memory
     uint64_t refused[BAD_CAUSES]    # datagrams by cause
 

@@ -101,7 +101,6 @@ cdef void make_room(frags_t *f, uint32_t bytes) noexcept nogil:
         if d == NULL or (f.oldest[1] != NULL and f.oldest[1].born < d.born):
             d = f.oldest[1]
         if not d.dead:
-            f.evicted += 1
             f.refused[BAD_FRAGMENT_CAP] += 1
         drop(f, d)
 

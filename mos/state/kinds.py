@@ -217,7 +217,7 @@ class Map(_Shared):
         return len(store_of(self))
 
     def __iter__(self):
-        return iter(store_of(self).value())
+        return iter([key for key, _ in store_of(self).items()])
 
     def get(self, key, otherwise=None):
         """The value of `key`, or `otherwise`."""
@@ -233,7 +233,7 @@ class Map(_Shared):
 
     def items(self):
         """(key, value) pairs of this moment, least recently used first."""
-        return list(store_of(self).value().items())
+        return store_of(self).items()
 
 
 class Table(_Shared):

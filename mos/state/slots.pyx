@@ -13,8 +13,8 @@ from mos.flow.view cimport Flow, ip_text
 from mos.state.blocks cimport chunk_t, layout_t, slots_close, slots_put_object, slots_settle, slots_write, spare_t
 
 from mos.errors import ChainError, MosError, StaleFlow, UsageError
-from mos.events.user import Slot
-from mos.state.layout import SLOTS_MAX as LARGEST, TYPES, encode, place, type_name
+from mos.events.user import Slot, _REQUIRED
+from mos.state.layout import SLOTS_MAX as _LARGEST, TYPES as _TYPES, encode, place, type_name
 
 cdef extern from *:
     """
@@ -120,17 +120,19 @@ cdef class FlowVar:
     def __init__(self, type=int, default=None, *, size=0, cut=False, name=None):
         global _declared
         if hasattr(type, "limit") and hasattr(type, "type"):    # Text, Blob, Ip
+            if default is None and type.default is not _REQUIRED:
+                default = type.default
             type, size, cut = type.type, type.limit, type.cut
         self.type = type_name(type)
         self.name = name
         if self.type is None:
             raise UsageError(f"FlowVar takes int, float, bool, bytes, str, \"ip\" or object, not {type!r}")
-        self.code, width, self.align, zero = TYPES[self.type]
+        self.code, width, self.align, zero = _TYPES[self.type]
         if self.code not in (BYTES, STR):
             if size:
                 raise UsageError(f"{self.label()} is {self.type}: only bytes and str have a size")
-        elif not 0 < size <= LARGEST:
-            raise UsageError(f"{self.label()}: bytes and str need a size of 1 to {LARGEST} bytes: FlowVar(str, size=64)")
+        elif not 0 < size <= _LARGEST:
+            raise UsageError(f"{self.label()}: bytes and str need a size of 1 to {_LARGEST} bytes: FlowVar(str, size=64)")
         self.size, self.cut, self.width = size, cut, width + size
         self.default = zero if default is None else default
         if self.code == OBJECT and default is not None and not callable(default):

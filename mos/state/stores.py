@@ -229,10 +229,14 @@ class MapStore:
         self._purge()
         return len(self.entries)
 
-    def value(self):
-        """{key: value}, least recently used first."""
+    def items(self):
+        """[(key, value)], least recently used first."""
         self._purge()
-        return {key: value for value, _, key in self.entries.values()}
+        return [(key, value) for value, _, key in self.entries.values()]
+
+    def value(self):
+        """{key: value}, least recently used first. For after a run: a dict of the bare keys can be flooded."""
+        return dict(self.items())
 
     def counters(self):
         return {"size": len(self), "evicted": self.evicted, "expired": self.expired}

@@ -9,8 +9,8 @@ from mos.events.filter.names import BOUNDS
 from mos.events.filter.syntax import And, Compare, In, Literal, Name, Not, Or, Range, fail, show
 
 BLANK = vm.Insn(*[0] * len(vm.Insn._fields))
-KINDS_OF_VALUE = ((bool, "a truth value"), ((int, float), "a number"), (str, "a name"), ((IPv4Address, IPv6Address), "an address"),
-                  ((IPv4Network, IPv6Network), "a CIDR block"))
+KINDS_OF_VALUE = ((bool, "a truth value"), ((int, float), "a number"), (str, "a name"),
+                  ((IPv4Address, IPv6Address), "an address"), ((IPv4Network, IPv6Network), "a CIDR block"))
 WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "enum": "one of its names",
           "ip": "an address"}
 
@@ -207,7 +207,7 @@ class Checker:
         if not merged:
             return False
         if field.always and merged == [bounds(field)]:
-            return not invert
+            return True
         s, (first, last), span = field.source, merged[0], merged[-1][1] - merged[0][0]
         insn = BLANK._replace(src=s.src, type=s.type, offset=s.offset, invert=int(invert), a=first)
         if len(merged) == 1:

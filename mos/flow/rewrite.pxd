@@ -1,28 +1,31 @@
-"""Rewriting of forwarded frames and making of RSTs (contract in rewrite.pxd)."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Changed frames: other addresses, other bytes, RSTs of our own. Checksums are mended incrementally (RFC 1624)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
-from mos.flow.flow cimport CLIENT, END_SEEN, alias_t, end_t, flow_name_at
-from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
+from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_name_at, flow_t
+from mos.net.packet cimport (
+    IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_SYN, key_t, pkt_t)
+
+cdef enum:
+    RST_ACK = 0x14
+    RST_ONLY = 0x04
 
 cdef enum:
     ETHERNET = 1
     LAST_POSITION = 65535
 
-
 cdef inline uint16_t get16(const uint8_t *p) noexcept nogil:
     return <uint16_t>(p[0] << 8 | p[1])
-
 
 cdef inline void put16(uint8_t *p, uint32_t v) noexcept nogil:
     p[0] = <uint8_t>(v >> 8)
     p[1] = <uint8_t>v
 
-
 cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
     put16(p, v >> 16)
     put16(p + 2, v & 0xffff)
 
-
-cdef void mend(uint8_t *csum, const uint8_t *old, const uint8_t *new, uint32_t n) noexcept nogil:
+cdef inline void mend(uint8_t *csum, const uint8_t *old, const uint8_t *new, uint32_t n) noexcept nogil:
     """RFC 1624 equation 3 for `n` bytes (even) that change from `old` to `new`."""
     cdef uint32_t total = <uint32_t>(~get16(csum) & 0xffff), i
     for i in range(0, n, 2):
@@ -31,8 +34,7 @@ cdef void mend(uint8_t *csum, const uint8_t *old, const uint8_t *new, uint32_t n
     total = (total & 0xffff) + (total >> 16)
     put16(csum, ~total & 0xffff)
 
-
-cdef uint8_t *l4_checksum(uint8_t *out, const pkt_t *p) noexcept nogil:
+cdef inline uint8_t *l4_checksum(uint8_t *out, const pkt_t *p) noexcept nogil:
     """Where the transport checksum of the copied frame is; NULL: there is none, or the capture cuts it off."""
     cdef size_t l4 = p.l4 - p.frame
     cdef size_t at = l4 + (16 if p.proto == IPPROTO_TCP else 6 if p.proto == IPPROTO_UDP else 2)
@@ -42,14 +44,12 @@ cdef uint8_t *l4_checksum(uint8_t *out, const pkt_t *p) noexcept nogil:
         return NULL
     return out + at
 
-
-cdef uint32_t frame_copy(uint8_t *out, const pkt_t *p) noexcept nogil:
+cdef inline uint32_t frame_copy(uint8_t *out, const pkt_t *p) noexcept nogil:
     """The frame as it came, in a buffer that may be changed."""
     memcpy(out, p.frame, p.caplen)
     return p.caplen
 
-
-cdef void set_address(uint8_t *out, const pkt_t *p, int source, const uint8_t *addr) noexcept nogil:
+cdef inline void set_address(uint8_t *out, const pkt_t *p, int source, const uint8_t *addr) noexcept nogil:
     cdef uint8_t *ip = out + (p.ip - p.frame)
     cdef uint32_t n = 4 if p.ipver == 4 else 16
     cdef uint8_t *at = ip + ((12 if source else 16) if p.ipver == 4 else (8 if source else 24))
@@ -62,8 +62,7 @@ cdef void set_address(uint8_t *out, const pkt_t *p, int source, const uint8_t *a
         mend(csum, at, addr, n)
     memcpy(at, addr, n)
 
-
-cdef void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t port) noexcept nogil:
+cdef inline void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t port) noexcept nogil:
     """A TCP or UDP port; for an ICMP echo the identifier, which stands for both."""
     cdef uint8_t[2] new
     cdef uint8_t *csum = l4_checksum(out, p)
@@ -75,8 +74,7 @@ cdef void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t port) noex
         mend(csum, at, new, 2)
     memcpy(at, new, 2)
 
-
-cdef int rewrite_flow(uint8_t *out, const pkt_t *p, const flow_t *f, int s) noexcept nogil:
+cdef inline int rewrite_flow(uint8_t *out, const pkt_t *p, const flow_t *f, int s) noexcept nogil:
     """Name the ends as the far side of all translating NFs knows them: the last alias to the server, the key to the client."""
     cdef uint8_t client_hi = 0
     cdef const key_t *k = flow_name_at(f, LAST_POSITION if s == CLIENT else 0, &client_hi)
@@ -95,8 +93,14 @@ cdef int rewrite_flow(uint8_t *out, const pkt_t *p, const flow_t *f, int s) noex
         set_port(out, p, 0, client_port)
     return 0
 
+cdef inline void mend_last(uint8_t *csum, uint8_t old, uint8_t new) noexcept nogil:
+    """The high byte of a 16-bit word whose low byte does not change; its value cancels out."""
+    cdef uint8_t[2] a
+    cdef uint8_t[2] b
+    a[0], a[1], b[0], b[1] = old, 0, new, 0
+    mend(csum, a, b, 2)
 
-cdef int replace_payload(uint8_t *out, const pkt_t *p, uint32_t at, const uint8_t *data, uint32_t n) noexcept nogil:
+cdef inline int replace_payload(uint8_t *out, const pkt_t *p, uint32_t at, const uint8_t *data, uint32_t n) noexcept nogil:
     """Overwrite `n` payload bytes from `at` on. -1: they are not all in this frame."""
     cdef size_t base
     cdef uint8_t *csum
@@ -126,16 +130,7 @@ cdef int replace_payload(uint8_t *out, const pkt_t *p, uint32_t at, const uint8_
             i += 1
     return 0
 
-
-cdef void mend_last(uint8_t *csum, uint8_t old, uint8_t new) noexcept nogil:
-    """The high byte of a 16-bit word whose low byte does not change; its value cancels out."""
-    cdef uint8_t[2] a
-    cdef uint8_t[2] b
-    a[0], a[1], b[0], b[1] = old, 0, new, 0
-    mend(csum, a, b, 2)
-
-
-cdef int set_ttl(uint8_t *out, const pkt_t *p, int ttl) noexcept nogil:
+cdef inline int set_ttl(uint8_t *out, const pkt_t *p, int ttl) noexcept nogil:
     """Another TTL or hop limit."""
     cdef uint8_t *ip = out + (p.ip - p.frame)
     cdef uint8_t[2] new
@@ -149,8 +144,7 @@ cdef int set_ttl(uint8_t *out, const pkt_t *p, int ttl) noexcept nogil:
     ip[8] = <uint8_t>ttl
     return 0
 
-
-cdef int plain_link(const pkt_t *p) noexcept nogil:
+cdef inline int plain_link(const pkt_t *p) noexcept nogil:
     """Bytes before the IP header if they are a MAC header with VLAN tags or nothing; -1: a tunnel or another link layer."""
     cdef uint32_t ip = <uint32_t>(p.ip - p.frame), at = 12
     if p.linktype != ETHERNET:
@@ -159,8 +153,7 @@ cdef int plain_link(const pkt_t *p) noexcept nogil:
         at += 4
     return <int>ip if ip == at + 2 else -1
 
-
-cdef void finish_headers(uint8_t *out, const pkt_t *p, uint32_t link, uint32_t header) noexcept nogil:
+cdef inline void finish_headers(uint8_t *out, const pkt_t *p, uint32_t link, uint32_t header) noexcept nogil:
     """Lengths and checksums of a bare TCP header of ours behind `header` bytes of IP."""
     cdef uint8_t *ip = out + link
     cdef uint8_t *tcp = ip + header
@@ -187,8 +180,7 @@ cdef void finish_headers(uint8_t *out, const pkt_t *p, uint32_t link, uint32_t h
     total = (total & 0xffff) + (total >> 16)
     put16(tcp + 16, ~((total & 0xffff) + (total >> 16)) & 0xffff)
 
-
-cdef void turn_round(uint8_t *out, const pkt_t *p, uint32_t link) noexcept nogil:
+cdef inline void turn_round(uint8_t *out, const pkt_t *p, uint32_t link) noexcept nogil:
     """Swap source and destination of MAC and IP header."""
     cdef uint8_t[16] held
     cdef uint8_t *ip = out + link
@@ -202,8 +194,7 @@ cdef void turn_round(uint8_t *out, const pkt_t *p, uint32_t link) noexcept nogil
     memcpy(ip + src, ip + src + n, n)
     memcpy(ip + src + n, held, n)
 
-
-cdef uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int way) noexcept nogil:
+cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int way) noexcept nogil:
     """A RST to the receiver of `p` (way 0) or back to its sender (way 1); 0: none is due or it cannot be made.
 
     To the receiver it carries the sequence number that it expects, to the sender what the sender acknowledged
@@ -225,22 +216,21 @@ cdef uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int way)
         memcpy(tcp, p.l4, 4)
         put32(tcp + 4, S.nxt)
         put32(tcp + 8, p.ack)
-        tcp[13] = TCP_RST | TCP_ACK
+        tcp[13] = RST_ACK
     else:
         turn_round(out, p, link)
         memcpy(tcp, p.l4 + 2, 2)
         memcpy(tcp + 2, p.l4, 2)
         if p.tcp_flags & TCP_ACK:
             put32(tcp + 4, p.ack)
-            tcp[13] = TCP_RST
+            tcp[13] = RST_ONLY
         else:
             put32(tcp + 8, p.seq + p.payload_len + (1 if p.tcp_flags & TCP_SYN else 0) + (1 if p.tcp_flags & TCP_FIN else 0))
-            tcp[13] = TCP_RST | TCP_ACK
+            tcp[13] = RST_ACK
     finish_headers(out, p, link, header)
     return link + header + 20
 
-
-cdef int key_make(key_t *k, const key_t *like, const uint8_t *client, uint16_t client_port, const uint8_t *server,
+cdef inline int key_make(key_t *k, const key_t *like, const uint8_t *client, uint16_t client_port, const uint8_t *server,
                   uint16_t server_port) noexcept nogil:
     """A key for these ends in the domain of `like`; returns client_hi."""
     cdef int order = memcmp(client, server, 16)

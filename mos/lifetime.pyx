@@ -1,0 +1,139 @@
+"""How flows end: by their packets, by silence, by pressure, at shutdown. And the timers that handlers set."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+from mos.core cimport RST_SILENCE_S, Core, user_timer_t
+from mos.events.bus cimport answer_clear, answer_reset, bus_take_gil
+from mos.events.kinds cimport KIND_FLOW_END, KIND_TIMER
+from mos.events.ring cimport event_t, ring_add
+from mos.flow.flow cimport CLIENT, END_EVICTED, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, flow_t
+from mos.flow.table cimport table_remove
+from mos.flow.view cimport flow_view_end
+from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
+from mos.net.packet cimport IPPROTO_TCP
+from mos.segment cimport arm, drain, flush, tell
+from mos.state.blocks cimport slots_close, undo_begin
+from mos.tcp.reasm cimport reasm_free, reasm_t
+from mos.tcp.track cimport scene_t, track_time_out
+from mos.tcp.trouble cimport trouble_t
+
+
+cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
+    """FlowEnd, exactly once and last, then everything the flow holds is released."""
+    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef event_t *e
+    cdef int side
+    cdef uint32_t n = k.ring.n
+    if not f.end_reason:
+        f.end_reason = <uint8_t>reason
+        if t != NULL and t.rst_side and reason != END_EVICTED:
+            f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
+    undo_begin(k.undo, f)
+    if f.proto == IPPROTO_TCP:
+        for side in range(2):
+            if flush(k, f, side) < 0:
+                return -1
+    k.n.ended[f.end_reason] += 1
+    e = ring_add(&k.ring, f.mask, KIND_FLOW_END, f, NULL, k.now, 0, 1)
+    if e != NULL:
+        e.cause = f.end_reason
+        if drain(k) < 0:
+            return -1
+    release(k, f)
+    return 0
+
+
+cdef void release(Core k, flow_t *f) noexcept nogil:
+    cdef trouble_t *t = <trouble_t *>f.extra
+    wheel_cancel(k.idle, &f.timer)
+    reasm_free(<reasm_t **>&f.end[0].reasm, &k.budget)
+    reasm_free(<reasm_t **>&f.end[1].reasm, &k.budget)
+    if f.view != NULL or (t != NULL and t.timers != NULL):
+        bus_take_gil(k.bus)
+        (<void (*)(Core, flow_t *) noexcept nogil>release_objects)(k, f)
+    slots_close(k.layout, f)
+    free(f.extra)
+    f.extra = NULL
+    k.undo.flow = NULL
+    table_remove(k.table, f)
+
+
+cdef int expire(Core k) noexcept nogil:
+    """Everything that has come due in packet time: idle flows first, then user timers in order."""
+    cdef void *node
+    answer_reset(&k.answer)
+    k.ring.n = 0
+    while True:
+        node = wheel_expire(k.idle, k.now)
+        if node == NULL:
+            break
+        if idle_out(k, <flow_t *>(<char *>node - <size_t>&(<flow_t *>NULL).timer)) < 0:
+            return -1
+    while True:
+        node = wheel_expire(k.timers, k.now)
+        if node == NULL:
+            break
+        if fire(k, <user_timer_t *>node) < 0:
+            return -1
+    answer_clear(k.bus, &k.answer)
+    return 0
+
+
+cdef int idle_out(Core k, flow_t *f) noexcept nogil:
+    """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
+    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef scene_t c
+    cdef int64_t wait
+    if t != NULL and t.rst_side and k.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
+        return end_flow(k, f, END_IDLE)
+    if f.flags & FLOW_CLOSED and f.end_reason > 1:
+        return end_flow(k, f, END_IDLE)
+    arm(k, f)
+    if f.timer.when > k.now:
+        return 0
+    wheel_cancel(k.idle, &f.timer)
+    if f.flags & FLOW_CLOSED:
+        c.flow = f
+        c.pkt = NULL
+        c.ring = &k.ring
+        c.want = f.mask
+        c.now = k.now
+        c.s = CLIENT
+        c.to_server = 1
+        c.truth = k.truth
+        track_time_out(&c)
+        if drain(k) < 0:
+            return -1
+    return end_flow(k, f, END_IDLE)
+
+
+cdef int fire(Core k, user_timer_t *t) noexcept nogil:
+    """One user timer: its handlers, then again or gone."""
+    cdef event_t e
+    cdef int rc
+    memset(&e, 0, sizeof(e))
+    e.size, e.kind, e.segs, e.to_server = sizeof(event_t), KIND_TIMER, 1, 1
+    e.flow, e.now, e.obj = t.flow, t.node.when, t.value
+    e.arg = <int64_t>t.handle
+    undo_begin(k.undo, NULL)
+    if t.period:
+        wheel_arm(k.timers, &t.node, t.node.when + t.period)
+    rc = tell(k, &e)
+    if not t.period:
+        bus_take_gil(k.bus)
+        (<void (*)(Core, user_timer_t *) noexcept nogil>drop_timer_of)(k, t)
+    return rc
+
+
+cdef void release_objects(Core k, flow_t *f) noexcept:
+    """User timers and the Python view of a flow that ends. With the GIL."""
+    cdef trouble_t *t = <trouble_t *>f.extra
+    if t != NULL:
+        while t.timers != NULL:
+            k.drop_timer(<user_timer_t *>t.timers)
+    if f.view != NULL:
+        flow_view_end(f)
+
+
+cdef void drop_timer_of(Core k, user_timer_t *t) noexcept:
+    k.drop_timer(t)

@@ -1,9 +1,7 @@
 """Reassembly against twenty lines of Python that keep every byte in a dict."""
-import json
-
 import pytest
 from hypothesis import given, strategies as st
-from mos.tcp.policies import NEW_WINS, POLICIES, RELATIONS, table
+from mos.tcp.policies import NEW_WINS, POLICIES
 from mos.tcp.reasm import Reassembler
 
 # Sign of (new start - old start) and of (new end - old end).
@@ -208,49 +206,6 @@ def test_parked_bytes_go_once_they_are_below_the_delivered_offset():
     assert real.acked(2) == b"ab"
     assert real.write(2, b"CDEFgh") == b"CDEFgh"
     assert real.state["parked"] == real.state["queued"] == 0
-
-
-@pytest.fixture(scope="module")
-def overlap(corpora):
-    return corpora / "overlap"
-
-
-def name_of(policy):
-    return policy.replace("-", "_").replace("hpux11", "hpux")
-
-
-def test_policies_equal_suricatas_table(overlap):
-    rows = json.loads((overlap / "policy_table.json").read_text())["suricata"]
-    ours = {p: {r: "new" if r in NEW_WINS[p] else "old" for r in RELATIONS} for p in POLICIES}
-    assert {name_of(p): row for p, row in rows.items()} == ours
-    assert table() == bytes(ours[p][r] == "new" for p in POLICIES for r in RELATIONS)
-
-
-def test_every_step_of_suricatas_overlap_vectors(overlap):
-    vectors = json.loads((overlap / "suricata_policy_vectors.json").read_text())["vectors"]
-    assert len(vectors) == 15
-    for v in vectors:
-        for last in range(len(v["steps"])):
-            want = bytes.fromhex(v["steps"][last]["expected_buffer_hex"])
-            real = Reassembler(name_of(v["policy"]))
-            for step in v["steps"][:last + 1]:
-                assert real.write(step["offset"], step["data"].encode()) == b""
-            got = real.write(0, b"|")
-            while real.state["queued"]:
-                hole, more = real.skip()
-                got += bytes(hole) + more
-            assert got[1:] == want, (v["name"], last)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sequence", ["novak", "shankar"])
-def test_the_classic_overlap_sequences(overlap, policy, sequence):
-    segments = json.loads((overlap / "scenarios.json").read_text())[sequence]["segments_in_send_order"]
-    model, real = Model(policy), Reassembler(policy)
-    for i, (a, b) in enumerate(segments):
-        data = bytes([65 + i]) * (b + 1 - a)
-        assert real.write(a + 1, data) == model.write(a + 1, data) == b""
-    assert real.write(0, b"|") == model.write(0, b"|")
 
 
 def test_an_unknown_policy_is_refused_by_name():

@@ -1,6 +1,7 @@
 """Network middleboxes as Python event handlers over one shared TCP stack."""
 from mos.errors import (
     CaptureError, ChainError, FilterError, HandlerError, MosError, StaleEvent, StaleFlow, UsageError, VerdictError)
+from mos.events.filter import Filter, compile_filter
 from mos.events.marks import derive, on
 from mos.events.user import Blob, Ip, Text, UserEvent
 from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict

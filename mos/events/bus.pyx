@@ -54,6 +54,14 @@ cdef void answer_clear(Bus b, answer_t *a) noexcept nogil:
     answer_reset(a)
 
 
+cdef void note_reason(answer_t *a, verdict, int strongest) noexcept:
+    """The reason of a verdict that is stronger than those before it takes the place of theirs."""
+    if verdict.reason is not None and strongest < verdict.code < MOS_BYPASS:
+        Py_INCREF(verdict.reason)
+        Py_XDECREF(a.reason)
+        a.reason = <PyObject *>verdict.reason
+
+
 cdef void release_answer(answer_t *a) noexcept:
     Py_XDECREF(a.reason)
     Py_XDECREF(a.edits)
@@ -184,7 +192,7 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
     try:
         result = b.functions[h.index](view)
         if result is None:
-            return MOS_PASS if not b.queue else b.deliver(view)
+            return MOS_PASS if not b.queue else b.deliver(a, view)
         return b.understand(h, e, a, view, result)
     except BaseException as exc:
         return b.fail(b.names[h.index], view, exc, b.policies[h.index])
@@ -357,7 +365,7 @@ cdef class Bus:
             if hasattr(result, "__next__"):
                 for user in result:
                     self.publish(user, view)
-                return self.deliver(view)
+                return self.deliver(a, view)
             raise VerdictError(f"{self.names[h.index]} returned {result!r}: answer None or a verdict "
                                "(PASS, DROP, DROP_FLOW, RESET, BYPASS, DETACH, Replace, Rewrite)")
         code = result.code
@@ -370,11 +378,8 @@ cdef class Bus:
                                "and RESET are possible then")
         if code == MOS_EDIT:
             self.note_edit(h, e, a, result)
-        if result.reason is not None and code >= a.verdict:
-            Py_INCREF(result.reason)
-            Py_XDECREF(a.reason)
-            a.reason = <PyObject *>result.reason
-        return code if not self.queue else (self.deliver(view) or code)
+        note_reason(a, result, a.verdict)
+        return code if not self.queue else (self.deliver(a, view) or code)
 
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1:
         """Check an edit against what the handler declared; later NFs of this walk see a replaced payload at once."""
@@ -401,7 +406,7 @@ cdef class Bus:
         view_stamp(user, view.e, self.engine)
         self.queue.append(user)
 
-    cdef int deliver(self, Event view) except -1:
+    cdef int deliver(self, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
         cdef int verdict = MOS_PASS
         self.depth += 1
@@ -414,7 +419,7 @@ cdef class Bus:
                 name = type(user).__name__
                 self.published[name] = self.published.get(name, 0) + 1
                 for index in self.user_handlers(type(user)):
-                    verdict = max(verdict, self.ask_user(index, user, view))
+                    verdict = max(verdict, self.ask_user(index, user, a, view, verdict))
         finally:
             self.depth -= 1
         return verdict
@@ -424,7 +429,7 @@ cdef class Bus:
         found = [i for c in cls.__mro__ for i in self.user_rows.get(c, ())]
         return sorted(set(found), key=lambda i: (self.subscriptions[i].position, self.subscriptions[i].priority, i))
 
-    cdef int ask_user(self, uint32_t index, user, Event view) except -1:
+    cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1:
         s = self.subscriptions[index]
         for p in s.compiled:
             if not (self.holds_for(p, user, view) if isinstance(p, Filter) else p(user)):
@@ -440,6 +445,7 @@ cdef class Bus:
         if not isinstance(result, Verdict) or result.code in (MOS_EDIT, MOS_HOLD):
             raise VerdictError(f"{self.names[index]} answered {result!r} to {type(user).__name__}: PASS, DROP, DROP_FLOW, "
                                "RESET, BYPASS or DETACH are possible")
+        note_reason(a, result, max(a.verdict, so_far))
         return result.code
 
     cdef bint holds_for(self, Filter f, user, Event view) except -1:

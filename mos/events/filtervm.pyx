@@ -8,11 +8,12 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from mos.events.ring cimport EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
+from mos.events.views cimport Event
 from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_t
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_RST,
                              TCP_SYN, key_t, pkt_is_tcp, pkt_t)
 
-from mos.errors import FilterError, UsageError
+from mos.errors import FilterError, StaleEvent, UsageError
 
 Insn = namedtuple("Insn", "op src type invert arg src2 type2 offset offset2 jt jf a b c d")
 Source = namedtuple("Source", "src type offset op a b", defaults=(None, 0, 0))
@@ -354,6 +355,14 @@ cdef class Filter:
 
     def __repr__(self):
         return f"<Filter {self.text!r} on {self.kind}>"
+
+    def matches(self, Event ev not None):
+        """The verdict on a built-in event that is being handled. Raises StaleEvent for a stale or kept one."""
+        if ev.e == NULL or ev.e == &ev.own:
+            raise StaleEvent(f"{self!r}: asked about a {type(ev).__name__} whose packet is gone: ask in its handler")
+        if self.record_size:
+            raise UsageError(f"{self!r} reads a user-defined event's fields: subscribe with where= instead")
+        return filter_run(self.c, ev.e)
 
 
 cdef void name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except *:

@@ -426,7 +426,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     slots_commit(k.undo)
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(k.table, f)
-    if f.end[c.s].flags & END_FIN_SENT and track_over(f) and not f.flags & FLOW_CLOSED:
+    if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
         arm(k, f)

@@ -136,6 +136,8 @@ class NF:
         found = []
         for cls in reversed(type(self).__mro__):
             for name, value in vars(cls).items():
+                if marks_of(value) and hasattr(NF, name):
+                    raise ChainError(f"{type(self).__name__}.{name} is marked with @on, but NF has a method of that name: rename it")
                 if marks_of(value) and getattr(type(self), name) is value:
                     found.append((marks_of(value), getattr(self, name)))
         return found

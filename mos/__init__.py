@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine",
-    "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
+    "Filter", "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "derive", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "on", "open", "option",
 ]
 
 

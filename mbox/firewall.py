@@ -49,7 +49,7 @@ class Firewall(NF):
 
     @on(PacketIn, where="ip_version > 0 and not protocol in {1, 6, 17, 58} and not flow_id > 0")
     @on(BadChecksum, where="not flow_id > 0")
-    @on(Orphan)
+    @on(Orphan, where="cause != stopped")
     @on(Malformed)
     def stray(self, ev):
         if self.default == "drop":

@@ -3,7 +3,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.pycapsule cimport PyCapsule_New
 from mos.events.bus cimport MOS_DROP_FLOW
+from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
 from mos.flow.table cimport table_alias, table_find, table_first, table_next
@@ -259,7 +261,7 @@ cdef class Core:
         try:
             reason = <object>self.answer.reason if self.answer.reason != NULL else None
             if reason is None and self.answer.why != NULL:
-                reason = self.answer.why.decode()
+                reason = self.answer.why.decode("utf-8", "replace")
             self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
         except BaseException as exc:
             self.bus.error = exc
@@ -281,3 +283,14 @@ cdef int put_address(uint8_t *to, text, int ipver) except -1:
     memset(to, 0, 16)
     memcpy(to, <const char *>packed, len(packed))
     return 0
+
+
+cdef int publish(action_t *a, const event_t *e, PyObject *event) except -1:
+    """A user-defined event from a C handler: delivered when that handler has returned. With the GIL."""
+    (<Bus>a.bus).publish_for(e, <object>event)
+    a.published += 1
+    return 0
+
+
+cdef mos_api_t table = [MOS_ABI, sizeof(event_t), sizeof(flow_t), sizeof(end_t), sizeof(pkt_t), sizeof(action_t), publish]
+api = PyCapsule_New(&table, "mos.api.v1", NULL)     # what import_mos() of modules outside looks up and compares

@@ -67,6 +67,11 @@ cdef void release_answer(answer_t *a) noexcept:
     Py_XDECREF(a.edits)
 
 
+cdef void release_reason(answer_t *a) noexcept:
+    Py_XDECREF(a.reason)
+    a.reason = NULL
+
+
 cdef void bus_take_gil(Bus b) noexcept nogil:
     """Hold the GIL from now to the end of the batch."""
     if not b.holding:
@@ -136,10 +141,17 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
         h.calls += 1
         if h.fn != NULL:
             act.size = sizeof(action_t)
+            act.published = 0
             act.why = NULL
+            act.bus = <void *>b
             verdict = h.fn(h.ctx, e, &act)
-            if verdict:
+            if verdict and allowed(b, h, e, verdict):
                 settle(b, h, e, a, verdict, rank, act.why)
+            if act.published:
+                bus_take_gil(b)
+                verdict = (<python_fn>call_python)(b, h, e, a)
+                if verdict:
+                    settle(b, h, e, a, verdict, rank, NULL)
         else:
             bus_take_gil(b)
             verdict = (<python_fn>call_python)(b, h, e, a)
@@ -148,6 +160,16 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
         if b.failed:
             return -1
     return 0
+
+
+cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
+    """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
+    if verdict == MOS_BYPASS or verdict == MOS_DETACH:
+        return True
+    if MOS_DROP <= verdict <= MOS_RESET and h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP):
+        return True
+    b.misanswers += 1
+    return False
 
 
 cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int rank, const char *why) noexcept nogil:
@@ -163,8 +185,10 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
         a.verdict = <uint8_t>verdict
         a.position = h.position
         a.handler = h.index
-        if why != NULL:
-            a.why = why
+        a.why = why
+        if h.fn != NULL and a.reason != NULL:
+            bus_take_gil(b)
+            (<void (*)(answer_t *) noexcept nogil>release_reason)(a)
     if verdict >= MOS_HOLD and (not a.stopped or rank < a.rank):
         a.stopped = 1
         a.rank = rank
@@ -181,7 +205,10 @@ cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept:
 
 
 cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
-    """Call a Python handler with its reusable view; its verdict code. Whatever it raises is settled here."""
+    """Call a Python handler with its reusable view, or hand out what one in C has published; a verdict code.
+
+    Whatever is raised is settled here.
+    """
     cdef uint32_t slot = h.index * NKINDS + e.kind
     cdef Event view = <Event>b.views[slot]
     if view is None:
@@ -190,6 +217,8 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
         b.views[slot] = view
     view_bind(view, e)
     try:
+        if h.fn != NULL:
+            return b.deliver(a, view)
         result = b.functions[h.index](view)
         if result is None:
             return MOS_PASS if not b.queue else b.deliver(a, view)
@@ -403,10 +432,14 @@ cdef class Bus:
 
     def publish(self, user, Event view):
         """Queue a user-defined event; it is delivered after the handler that is running."""
+        self.publish_for(view.e, user)
+
+    cdef int publish_for(self, const event_t *e, user) except -1:
         if not isinstance(user, UserEvent):
             raise MosError(f"published {user!r}: only instances of a class derived from UserEvent can be")
-        view_stamp(user, view.e, self.engine)
+        view_stamp(user, e, self.engine)
         self.queue.append(user)
+        return 0
 
     cdef int deliver(self, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
@@ -472,5 +505,5 @@ cdef class Bus:
     def counters(self):
         """Calls and errors per handler, sets, GIL takes."""
         return {"calls": {self.names[i]: self.handlers[i].calls for i in range(self.nhandlers)}, "errors": dict(self.errors),
-                "sets": self.nsets, "sets_refused": self.sets_refused, "gil_takes": self.gil_takes,
+                "misanswers": self.misanswers, "sets": self.nsets, "sets_refused": self.sets_refused, "gil_takes": self.gil_takes,
                 "published": dict(self.published)}

@@ -6,7 +6,7 @@ import ipaddress
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
                             FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
@@ -318,6 +318,11 @@ cdef class Flow:
         live(self, "timer")
         return self.owner.flow_timer(self, seconds, value, every)
 
+    def cancel(self, timer):
+        """Cancel what `timer` returned; True if it was still set."""
+        live(self, "cancel")
+        return self.owner.cancel_timer(timer)
+
     def verdict(self, verdict):
         """Answer for the flow outside its own events: `verdict` holds from its next packet on."""
         live(self, "verdict")
@@ -404,6 +409,12 @@ cdef class Side:
     def timestamps(self):
         """True if its SYN carried timestamps (RFC 7323)."""
         return (end_of(self, "timestamps").flags & END_TS_OK) != 0
+
+    @property
+    def srtt(self):
+        """Smoothed round trip from the middle to the other end and back in seconds (RFC 6298), None before a sample."""
+        cdef uint32_t us = end_of(self, "srtt").srtt_us
+        return us / 1e6 if us else None
 
     @property
     def isn(self):

@@ -127,4 +127,5 @@ def one_of(place, value, known):
     if isinstance(value, str) and value in known:
         return value
     near = difflib.get_close_matches(str(value), known, 1)
-    raise UsageError(f"{place} cannot be {value!r}" + (f"; did you mean {near[0]!r}?" if near else f"; choose {', '.join(known)}"))
+    hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)}"
+    raise UsageError(f"{place} cannot be {value!r}; {hint}")

@@ -84,7 +84,8 @@ def options(name, declared):
     out = ["options:"]
     for opt in declared.values():
         default = "required" if opt.required else f"default {opt.default!r}"
-        out.append(f"  --set {name}.{opt.name}={type_name(opt.type).upper()}")
+        word = type_name(opt.type).upper()
+        out.append(f"  --set {name}.{opt.name}={'VALUE,VALUE' if '[' in word else word}")
         out.append(f"        {opt.help or 'no help'} ({type_name(opt.type)}, {default})")
     return out
 
@@ -121,8 +122,8 @@ def functions(thing, box):
         spaces = [{"": box}]
     found = {}
     for space in spaces:
-        found.update({name: value for name, value in space.items() if hasattr(value, "__mos_marks__")})
-    return found.values()
+        found.update(space)
+    return [value for value in found.values() if hasattr(value, "__mos_marks__")]
 
 
 def natives(box):

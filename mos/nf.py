@@ -90,7 +90,7 @@ class NF:
             ports: list[int] = option([23], help="server ports to refuse")
 
             @on(FlowStart)
-            def start(self, ev): ...
+            def refuse(self, ev): ...
 
     `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach.
     `observe = True`: the box also sees packets that one before it dropped, and answers nothing.
@@ -137,7 +137,7 @@ class NF:
         for cls in reversed(type(self).__mro__):
             for name, value in vars(cls).items():
                 if marks_of(value) and hasattr(NF, name):
-                    raise ChainError(f"{type(self).__name__}.{name} is marked with @on, but NF has a method of that name: rename it")
+                    raise ChainError(f"{self.label()}: the handler {name} takes the place of NF.{name}; give it another name")
                 if marks_of(value) and getattr(type(self), name) is value:
                     found.append((marks_of(value), getattr(self, name)))
         return found

@@ -373,6 +373,8 @@ cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
     if k.late.to > k.late.next:
         if offer(k, c, &k.late, side, AT_SENDER) < 0:
             return -1
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.late, side, AT_RECEIVER) < 0:
+            return -1
         advance(k, c, &k.late, side)
     track_fin(c, side)
     return 0

@@ -401,7 +401,7 @@ cdef class Bus:
         return code if not self.queue else (self.deliver(a, view) or code)
 
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1:
-        """Check an edit against what the handler declared; later NFs of this walk see a replaced payload at once."""
+        """Check an edit against what the handler declared; later NFs of this walk see other bytes and names at once."""
         kind = verdict.payload[0]
         needed = 2 if kind == "replace" else 1
         if h.edits != needed:
@@ -414,6 +414,8 @@ cdef class Bus:
             Py_INCREF(edits)
             a.edits = <PyObject *>edits
         (<list>a.edits).append((h.position, e.offset, verdict.payload))
+        if kind == "rewrite" and e.flow != NULL and verdict.payload[1:3] != (None, None):
+            self.engine.name_flow(<size_t>e.flow, h.position, verdict.payload[1], verdict.payload[2])
         if kind == "replace":
             e.data = <const uint8_t *><char *>(<bytes>verdict.payload[1])
         return 0

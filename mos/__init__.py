@@ -1,6 +1,7 @@
 """Network middleboxes as Python event handlers over one shared TCP stack."""
 from mos.errors import (
     CaptureError, ChainError, FilterError, HandlerError, MosError, StaleEvent, StaleFlow, UsageError, VerdictError)
+from mos.events.filter import Filter, compile_filter
 from mos.events.marks import derive, on
 from mos.events.user import Blob, Ip, Text, UserEvent
 from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
@@ -11,10 +12,10 @@ from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
 __version__ = "0.1.0"
 
 __all__ = [
-    "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine",
+    "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "derive", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "on", "open", "option",
 ]
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from mos.errors import ChainError, UsageError
 from mos.events import spec
-from mos.events.filter import Filter, compile_filter
 from mos.events.marks import marks_of
 from mos.events.narrow import Narrowed
 from mos.events.user import UserEvent
-from mos.state.kinds import declared
+from mos.state.kinds import clone, declared
 
 MOMENTS = {"sender": (0,), "receiver": (1,), "acked": (2,)}
 EDITS = {None: 0, "header": 1, "same_length": 2}
@@ -103,10 +102,10 @@ class NF:
         declared = type(self).options()
         for name in settings:
             if name not in declared:
-                raise UsageError(f"{type(self).__name__} has no option {name!r}{near(name, declared)}")
+                raise UsageError(f"{self.label()} has no option {name!r}{near(name, declared)}")
         for name, opt in declared.items():
             if name not in settings and opt.required:
-                raise UsageError(f"{type(self).__name__} needs the option {name!r} ({opt.help}): --set {self.label()}.{name}=…")
+                raise UsageError(f"{self.label()} needs the option {name!r} ({opt.help}): --set {self.label()}.{name}=…")
             value = settings.get(name, opt.default)
             setattr(self, name, convert(self.label(), opt, value) if name in settings else value)
 
@@ -142,9 +141,22 @@ class NF:
         return found
 
     def declarations(self):
-        """State declared at class level and in the module that defines the class."""
+        """State declared at class level (bases first), on the instance, and in the module that defines the class."""
+        return list(self.own_declarations().values()) + self.shared_declarations()
+
+    def own_declarations(self):
+        """{attribute: declaration} of class and instance: what a second instance has copies of."""
+        names = {}
+        for cls in reversed(type(self).__mro__):
+            names.update(vars(cls))
+        names.update(vars(self))
+        mine = own_state(names)
+        return {name: value for name, value in names.items() if any(value is d for d in mine)}
+
+    def shared_declarations(self):
+        """What is declared in the module: every instance of the class uses the same."""
         module = inspect.getmodule(type(self))
-        return own_state(vars(type(self))) + (own_state(vars(module)) if module else [])
+        return own_state(vars(module)) if module else []
 
 
 class ModuleNF(NF):
@@ -161,7 +173,10 @@ class ModuleNF(NF):
         return [(marks_of(v), v) for v in vars(self.module).values()
                 if isinstance(v, types.FunctionType) and v.__module__ == self.module.__name__ and marks_of(v)]
 
-    def declarations(self):
+    def own_declarations(self):
+        return {}
+
+    def shared_declarations(self):
         return own_state(vars(self.module))
 
 
@@ -211,6 +226,7 @@ class Chain:
             raise ChainError(f"{len(self.nfs)} NFs are more than {MAX_POSITIONS}: split the chain")
         self.reverse = reverse
         self.names = self._name(names)
+        self._separate()
         self.subscriptions = [s for i, nf in enumerate(self.nfs) for s in self._subscribe(i, nf)]
         self._check_publishers()
 
@@ -222,6 +238,22 @@ class Chain:
             seen[label] = seen.get(label, 0) + 1
             labels.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
         return labels
+
+    def _separate(self):
+        """Instances of one class get copies of its declared state; what a module declares cannot be told apart: refused."""
+        for i, nf in enumerate(self.nfs):
+            like = [k for k, other in enumerate(self.nfs) if source_of(other) is source_of(nf)]
+            if len(like) < 2 or isinstance(nf, FunctionsNF):
+                continue
+            if any(k != i and self.nfs[k] is nf for k in like):
+                raise ChainError(f"{self.names[i]}: one NF stands in the chain twice: make two of them")
+            shared = nf.shared_declarations()
+            if shared:
+                raise ChainError(f"{' and '.join(self.names[k] for k in like)} would share {shared[0].kind} {shared[0].name!r}, "
+                                 "which their module declares: declare it in a class derived from NF, and each has its own")
+            for name, declaration in nf.own_declarations().items():
+                if name not in vars(nf):
+                    setattr(nf, name, clone(declaration))
 
     def declarations(self):
         """Every state declaration of the chain, once, in order."""
@@ -290,6 +322,7 @@ class Chain:
     def _compile(name, predicate, root):
         if not isinstance(predicate, str):
             return predicate
+        from mos.events.filter import compile_filter     # a fifth of what importing mos takes, and not every chain filters
         try:
             return user_filter(predicate, root) if issubclass(root, UserEvent) else compile_filter(predicate, root.__name__)
         except UsageError as e:
@@ -322,7 +355,7 @@ class Chain:
 
 def user_filter(text, root):
     """A filter on the declared fields of a user event, run on its record."""
-    from mos.events.filter.names import Layout, RecordField
+    from mos.events.filter import Layout, RecordField, compile_filter
     fields = {s.name: RecordField(s.type, s.offset) for s in root.layout()}
     return compile_filter(text, "AppEvent", Layout(root.record_size(), fields))
 
@@ -362,20 +395,40 @@ class FunctionsNF(NF):
         return found
 
 
-def from_module(module, name=None, settings=None):
-    """The NF of a module: its class derived from NF (`name` picks one of several), else its marked functions."""
+def source_of(nf):
+    """What makes two NFs instances of one thing: their class, or the module of functions."""
+    return nf.module if isinstance(nf, ModuleNF) else type(nf)
+
+
+def make(cls, settings=None, label=None):
+    """An NF of `cls`, called `label` from the start, so that complaints about its settings name it as the user does."""
+    nf = cls.__new__(cls)
+    if label:
+        nf.name = label
+    nf.__init__(**(settings or {}))
+    return nf
+
+
+def pick(module, name=None):
+    """The class derived from NF that `module` defines (`name` picks one of several), or None: its functions are the NF."""
     classes = {n: v for n, v in vars(module).items()
                if isinstance(v, type) and issubclass(v, NF) and v.__module__ == module.__name__ and not n.startswith("_")}
     short = module.__name__.rpartition(".")[2]
     if name:
         if name not in classes:
             raise UsageError(f"{short} has no middlebox {name!r}{near(name, list(classes))}")
-        return classes[name](**(settings or {}))
+        return classes[name]
     if len(classes) > 1:
-        raise UsageError(f"{short} holds several middleboxes: say which, {short}:{' or :'.join(classes)}")
-    if classes:
-        return next(iter(classes.values()))(**(settings or {}))
-    nf = ModuleNF(module)
+        raise UsageError(f"{short} holds several middleboxes: say which, {', '.join(f'{short}:{n}' for n in classes)}")
+    return next(iter(classes.values()), None)
+
+
+def from_module(module, name=None, settings=None, label=None):
+    """The NF of a module, called `label`: its class derived from NF (`name` picks one of several), else its functions."""
+    cls = pick(module, name)
+    if cls is not None:
+        return make(cls, settings, label)
+    nf = ModuleNF(module, label)
     for key in settings or {}:
         raise UsageError(f"{nf.name} has no option {key!r}; a file of functions takes none")
     return nf

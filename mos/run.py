@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
+from mos.events.marks import marks_of
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
@@ -76,6 +77,8 @@ class Engine:
         key = s.hash_key or os.urandom(16)
         self.log = Log(log, self.chain.names) if log is not None else None
         self.verdicts = on_verdict
+        self.ticks = on_tick
+        self.peak_anon = 0
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
         if s.raise_errors:
@@ -91,13 +94,19 @@ class Engine:
             policy=POLICIES.index(s.overlap), limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer,
-            on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=on_tick)
+            on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)
         self.seconds = self.cpu_seconds = 0.0
         self.source = None
         self.closed = False
         with self.slots:
-            for nf in self.chain.nfs:
-                nf.start(self)
+            self._hooks("start")
+
+    def _hooks(self, name):
+        """Tell every NF. A handler that happens to be called `start` or `stop` is no hook."""
+        for nf in self.chain.nfs:
+            hook = getattr(nf, name)
+            if not marks_of(hook):
+                hook(self)
 
     def __enter__(self):
         return self
@@ -118,12 +127,13 @@ class Engine:
         with self.slots:
             return self.stack.feed(frame, ts_ns, self.settings.linktype if linktype is None else linktype)
 
-    def run(self, what):
-        """Everything from a file name, `-`, or an iterable of (ts_ns, frame); returns self.
+    def run(self, what, until=0):
+        """Everything from a file name, `-`, or an iterable of (ts_ns, frame); returns self. `until`: stop after that packet.
 
         Raises CaptureError after the last good packet of a damaged file, and whatever a handler raised.
         """
         self.source = open_source(what)
+        self.stack.stop_after(until)
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             with self.slots:
@@ -131,23 +141,27 @@ class Engine:
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
-        if self.source.error:
-            raise CaptureError(self.source.error, self.source.packets)
+        self.source.check()
         return self
+
+    def halt(self):
+        """Stop after the packet in hand; `run` then returns. May be called from a signal handler."""
+        self.stack.halt()
 
     def close(self):
         """End all flows, tell the NFs, flush log and capture."""
         if self.closed:
             return
         self.closed = True
-        cpu = time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         try:
             with self.slots:
                 self.stack.finish_all()
-                for nf in self.chain.nfs:
-                    nf.stop(self)
+                self._hooks("stop")
         finally:
+            self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
+            self._sample()
             self._release()
 
     def abandon(self):
@@ -170,6 +184,21 @@ class Engine:
         """Live flows, the one idle for longest first."""
         return self.stack.live_flows()
 
+    def _tick(self, packets):
+        self._sample()
+        if self.ticks is not None:
+            self.ticks(packets)
+
+    def _sample(self):
+        self.peak_anon = max(self.peak_anon, anonymous())
+
+    def timer(self, seconds, value=None):
+        """Fire `Timer` with `value` and no flow after `seconds` of packet time, at the first packet if none was seen yet.
+
+        Returns a handle.
+        """
+        return self.stack.flow_timer(None, seconds, value)
+
     def _verdict(self, code, position, reason, packet, now, flow):
         if self.log is not None:
             self.log.verdict(code, position, reason, packet, now, flow)
@@ -177,14 +206,22 @@ class Engine:
             self.verdicts(code, position, reason, packet, now, flow)
 
     def stats(self):
-        """The summary of `--stats`: counters, time of the run loop, memory. Both balances hold."""
+        """The summary of `--stats`: counters, time of the run loop, memory. Both balances hold.
+
+        A packet whose handler raised got no verdict: it is in `dropped` as "failed".
+        """
+        self._sample()
         c = self.stack.counters()
         dropped = {self.chain.names[i]: n for i, n in c.pop("dropped_by").items()}
         dropped |= {k: n for k, n in c.pop("dropped_core").items() if n}
+        failed = c["packets_in"] - c["forwarded"] - sum(dropped.values()) - c["held"] - c["consumed"]
+        if failed == 1 and self.stack.failed:
+            dropped["failed"] = failed
         first = ("packets_in", "packets_out", "forwarded")
         out = {k: c[k] for k in first} | {"dropped": dropped} | {k: c[k] for k in ("held", "consumed", "injected", "split", "bytes_in")}
         out |= {"flows": c["flows"].get("created", 0), "events": c["events"], "seconds": round(self.seconds, 6),
-                "cpu_seconds": round(self.cpu_seconds, 6), **memory()}
+                "cpu_seconds": round(self.cpu_seconds, 6),
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon}
         rest = {k: v for k, v in c.items() if k not in out}
         return out | rest
 
@@ -195,16 +232,14 @@ def log_subscription(log, position):
                         root=Event, observe=True, answers=False, first=True, on="Event")
 
 
-def memory():
-    """Peak resident set and peak anonymous memory of this process, bytes."""
-    anon = 0
+def anonymous():
+    """Anonymous memory that this process has now, bytes: resident pages that belong to no file (proc(5), statm). 0: unknown."""
     try:
-        with open("/proc/self/status") as f:
-            fields = dict(line.split(":", 1) for line in f if ":" in line)
-        anon = int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
-    except OSError:
-        pass
-    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "anonymous_bytes": anon}
+        with open("/proc/self/statm", "rb", buffering=0) as f:
+            _, resident, shared, *_ = f.read().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 class Capture:

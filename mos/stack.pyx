@@ -81,8 +81,8 @@ cdef class Stack(Core):
             for i in range(n):
                 if self.packet(&batch[i]) < 0:
                     return -2
-                if self.stop:
-                    break
+                if self.stop or self.n.packets_in == self.until:
+                    return 0
             self.batches += 1
             if self.batches % TICK_BATCHES == 0:
                 bus_take_gil(self.bus)
@@ -143,6 +143,15 @@ cdef class Stack(Core):
             f.mask = 0
             f.set_id = 0
             release(self, f)
+
+    def stop_after(self, uint64_t packet):
+        """Take no packet after this one, counted from 1; 0: take all."""
+        self.until = packet
+
+    @property
+    def failed(self):
+        """A handler raised, so the run stopped."""
+        return bool(self.bus.failed)
 
     def halt(self):
         """Stop after the packet in hand."""
@@ -210,14 +219,15 @@ cdef class Stack(Core):
         cdef flow_t *f = table_find(self.table, &p.key, &via)
         cdef int s, way, fresh = 0
         cdef event_t *e
+        s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
-            return self.bad_checksum(p, f)
+            return self.bad_checksum(p, f, s)
         if f == NULL:
             f = self.admit(p)
             if f == NULL:
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
             fresh = 1
-        s = flow_side(f, p.from_hi) if via == NULL else (CLIENT if p.from_hi == via.client_hi else SERVER)
+            s = flow_side(f, p.from_hi)
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
         f.end[s].payload += p.payload_len
@@ -226,7 +236,7 @@ cdef class Stack(Core):
         undo_begin(self.undo, f)
         table_touch(self.table, f)
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
-            return self.drop_on(p, f)
+            return self.drop_on(p, f, s)
         e = ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         if fresh:
             e = ring_add(&self.ring, f.mask, KIND_FLOW_START, f, p, self.now, s, s == CLIENT)
@@ -243,23 +253,26 @@ cdef class Stack(Core):
             return -1
         return self.reopen(f, p, s, way == WAY_ANSWERS_OTHER)
 
-    cdef int drop_on(self, pkt_t *p, flow_t *f) noexcept nogil:
+    cdef int drop_on(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """A further packet of a flow that was dropped or reset."""
-        cdef int s = flow_side(f, p.from_hi)
         self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING else MOS_DROP_FLOW
         self.answer.position = f.spare
+        cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
+        if e != NULL:
+            e.cause = ORPHAN_STOPPED
+            if drain(self) < 0:
+                return -1
         return self.finish(p, f, s)
 
-    cdef int bad_checksum(self, pkt_t *p, flow_t *f) noexcept nogil:
+    cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Forwarded as it came: a host will refuse it, so it changes nothing here."""
         cdef event_t *e
         cdef uint64_t want = f.mask if f != NULL else self.bus.any_mask
-        cdef int s = flow_side(f, p.from_hi) if f != NULL else 0
         self.n.bad_checksum += 1
         if f != NULL:
             history_add(f, s, HIST_CHECKSUM)
-        e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, 0, 1)
+        e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
         if drain(self) < 0:

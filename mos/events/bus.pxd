@@ -84,9 +84,9 @@ cdef class Bus:
     cdef int change(self, flow_t *f, uint32_t handler, bint on) except -1
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1
-    cdef int deliver(self, Event view) except -1
+    cdef int deliver(self, answer_t *a, Event view) except -1
     cdef int publish_for(self, const event_t *e, user) except -1
-    cdef int ask_user(self, uint32_t index, user, Event view) except -1
+    cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1
     cdef bint holds_for(self, Filter f, user, Event view) except -1
     cdef int fail(self, str name, Event view, exc, str policy) except -1
 

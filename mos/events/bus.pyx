@@ -36,11 +36,7 @@ ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept
 
 cdef void answer_reset(answer_t *a) noexcept nogil:
     """No answer yet. Needs no GIL: `answer_clear` has released what the last one owned."""
-    a.verdict = MOS_PASS
-    a.stopped = 0
-    a.position = 0
-    a.handler = 0
-    a.rank = -1
+    a.verdict, a.stopped, a.position, a.handler, a.rank = MOS_PASS, 0, 0, 0, -1
     a.reason = NULL
     a.why = NULL
     a.edits = NULL
@@ -52,6 +48,14 @@ cdef void answer_clear(Bus b, answer_t *a) noexcept nogil:
         bus_take_gil(b)
         (<void (*)(answer_t *) noexcept nogil>release_answer)(a)
     answer_reset(a)
+
+
+cdef void note_reason(answer_t *a, verdict, int strongest) noexcept:
+    """The reason of a verdict that is stronger than those before it takes the place of theirs."""
+    if verdict.reason is not None and strongest < verdict.code < MOS_BYPASS:
+        Py_INCREF(verdict.reason)
+        Py_XDECREF(a.reason)
+        a.reason = <PyObject *>verdict.reason
 
 
 cdef void release_answer(answer_t *a) noexcept:
@@ -209,10 +213,10 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
     view_bind(view, e)
     try:
         if h.fn != NULL:
-            return b.deliver(view)
+            return b.deliver(a, view)
         result = b.functions[h.index](view)
         if result is None:
-            return MOS_PASS if not b.queue else b.deliver(view)
+            return MOS_PASS if not b.queue else b.deliver(a, view)
         return b.understand(h, e, a, view, result)
     except BaseException as exc:
         return b.fail(b.names[h.index], view, exc, b.policies[h.index])
@@ -235,9 +239,7 @@ cdef class Bus:
     def __init__(self, subscriptions, positions, engine=None, reverse=True):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
-        self.positions = max(1, positions)
-        self.reverse = bool(reverse)
-        self.engine = engine
+        self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
         self.errors, self.transitions, self.interned, self.user_rows = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
         self.members, self.queue, self.published = [], [], {}
@@ -262,12 +264,8 @@ cdef class Bus:
         """Enter one subscription; `known` shares narrowed events between those that are equal."""
         cdef uint32_t i = self.nhandlers
         cdef handler_t *h = &self.handlers[i]
-        h.index = i
-        h.position = s.position
-        h.observe = bool(s.observe)
-        h.edits = s.edits
-        h.attached = bool(s.attached)
-        h.answers = bool(s.answers)
+        h.index, h.position, h.edits = i, s.position, s.edits
+        h.observe, h.attached, h.answers = bool(s.observe), bool(s.attached), bool(s.answers)
         h.node = self.node_for(s, known)
         if s.filter is not None:
             h.filter = (<Filter?>s.filter).c
@@ -385,7 +383,7 @@ cdef class Bus:
             if hasattr(result, "__next__"):
                 for user in result:
                     self.publish(user, view)
-                return self.deliver(view)
+                return self.deliver(a, view)
             raise VerdictError(f"{self.names[h.index]} returned {result!r}: answer None or a verdict "
                                "(PASS, DROP, DROP_FLOW, RESET, BYPASS, DETACH, Replace, Rewrite)")
         code = result.code
@@ -398,11 +396,8 @@ cdef class Bus:
                                "and RESET are possible then")
         if code == MOS_EDIT:
             self.note_edit(h, e, a, result)
-        if result.reason is not None and code >= a.verdict:
-            Py_INCREF(result.reason)
-            Py_XDECREF(a.reason)
-            a.reason = <PyObject *>result.reason
-        return code if not self.queue else (self.deliver(view) or code)
+        note_reason(a, result, a.verdict)
+        return code if not self.queue else (self.deliver(a, view) or code)
 
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1:
         """Check an edit against what the handler declared; later NFs of this walk see a replaced payload at once."""
@@ -433,7 +428,7 @@ cdef class Bus:
         self.queue.append(user)
         return 0
 
-    cdef int deliver(self, Event view) except -1:
+    cdef int deliver(self, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
         cdef int verdict = MOS_PASS
         self.depth += 1
@@ -446,7 +441,7 @@ cdef class Bus:
                 name = type(user).__name__
                 self.published[name] = self.published.get(name, 0) + 1
                 for index in self.user_handlers(type(user)):
-                    verdict = max(verdict, self.ask_user(index, user, view))
+                    verdict = max(verdict, self.ask_user(index, user, a, view, verdict))
         finally:
             self.depth -= 1
         return verdict
@@ -456,7 +451,7 @@ cdef class Bus:
         found = [i for c in cls.__mro__ for i in self.user_rows.get(c, ())]
         return sorted(set(found), key=lambda i: (self.subscriptions[i].position, self.subscriptions[i].priority, i))
 
-    cdef int ask_user(self, uint32_t index, user, Event view) except -1:
+    cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1:
         s = self.subscriptions[index]
         for p in s.compiled:
             if not (self.holds_for(p, user, view) if isinstance(p, Filter) else p(user)):
@@ -472,6 +467,7 @@ cdef class Bus:
         if not isinstance(result, Verdict) or result.code in (MOS_EDIT, MOS_HOLD):
             raise VerdictError(f"{self.names[index]} answered {result!r} to {type(user).__name__}: PASS, DROP, DROP_FLOW, "
                                "RESET, BYPASS or DETACH are possible")
+        note_reason(a, result, max(a.verdict, so_far))
         return result.code
 
     cdef bint holds_for(self, Filter f, user, Event view) except -1:

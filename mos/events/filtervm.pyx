@@ -8,11 +8,12 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from mos.events.ring cimport EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
+from mos.events.views cimport Event
 from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_t
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_RST,
                              TCP_SYN, key_t, pkt_is_tcp, pkt_t)
 
-from mos.errors import FilterError, UsageError
+from mos.errors import FilterError, StaleEvent, UsageError
 
 Insn = namedtuple("Insn", "op src type invert arg src2 type2 offset offset2 jt jf a b c d")
 Source = namedtuple("Source", "src type offset op a b", defaults=(None, 0, 0))
@@ -319,7 +320,7 @@ def verify(program, pool, entry, record_size):
             raise FilterError(f"filter program: bad instruction {pc}: {i}")
 
 
-cdef void store(insn_t *o, i) except *:
+cdef int store(insn_t *o, i) except -1:
     o.op, o.src, o.type, o.invert, o.arg = i.op, i.src, i.type, i.invert, i.arg
     o.src2, o.type2, o.offset, o.offset2 = i.src2, i.type2, i.offset, i.offset2
     o.jt, o.jf = i.jt, i.jf
@@ -355,8 +356,16 @@ cdef class Filter:
     def __repr__(self):
         return f"<Filter {self.text!r} on {self.kind}>"
 
+    def matches(self, Event ev not None):
+        """The verdict on a built-in event that is being handled. Raises StaleEvent for a stale or kept one."""
+        if ev.e == NULL or ev.e == &ev.own:
+            raise StaleEvent(f"{self!r}: asked about a {type(ev).__name__} whose packet is gone: ask in its handler")
+        if self.record_size:
+            raise UsageError(f"{self!r} reads a user-defined event's fields: subscribe with where= instead")
+        return filter_run(self.c, ev.e)
 
-cdef void name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except *:
+
+cdef int name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except -1:
     cdef uint8_t[32] both
     memset(both, 0, 32)
     memset(k, 0, sizeof(key_t))
@@ -416,7 +425,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     return verdict
 
 
-cdef void _fill_flow(flow_t *fl, get) except *:
+cdef int _fill_flow(flow_t *fl, get) except -1:
     fl.proto = get("proto", IPPROTO_TCP)
     name_key(&fl.key, &fl.client_hi, get("client", b"\0\0\0\0"), get("server", b"\0\0\0\0"), get("client_port", 0),
              get("server_port", 0), fl.proto)
@@ -425,7 +434,7 @@ cdef void _fill_flow(flow_t *fl, get) except *:
     fl.end[CLIENT].packets, fl.end[SERVER].packets = get("client_packets", 0), get("server_packets", 0)
 
 
-cdef void _fill_packet(pkt_t *p, get, header) except *:
+cdef int _fill_packet(pkt_t *p, get, header) except -1:
     p.status, p.proto = get("status", PKT_FLOW), get("proto", IPPROTO_TCP)
     p.ipver = get("ipver", 4)
     p.number, p.wirelen, p.payload_len = get("number", 0), get("wirelen", 0), get("payload_len", 0)

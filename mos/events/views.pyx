@@ -12,6 +12,7 @@ from mos.flow.flow cimport alias_t, flow_name_at, flow_t
 from mos.flow.view cimport Flow, flow_view, ip_text
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN,
                              TCP_URG, key_t, pkt_is_tcp, pkt_t)
+from mos.net.transport cimport icmp_has_id
 
 from mos.errors import StaleEvent
 from mos.events.narrow import Narrowed
@@ -213,11 +214,29 @@ cdef class Packet:
         tcp_flags_of(self, "options")
         return tcp_options(self.p) if pkt_is_tcp(self.p) else ()
 
+    @property
+    def icmp_type(self):
+        """ICMP or ICMPv6 type, None for others."""
+        return self.p.l4[0] if icmp_here(self, "icmp_type") else None
+
+    @property
+    def icmp_id(self):
+        """Identifier of an ICMP or ICMPv6 echo (RFC 792, 4443, 8335), None for others."""
+        if not icmp_here(self, "icmp_id") or not icmp_has_id(self.p.proto, self.p.l4[0]):
+            return None
+        return self.p.sport
+
 
 cdef int tcp_flags_of(Packet v, str what) except -1:
     if v.p == NULL:
         stale(v, what)
     return v.p.tcp_flags if pkt_is_tcp(v.p) else 0
+
+
+cdef bint icmp_here(Packet v, str what) except -1:
+    if v.p == NULL:
+        stale(v, what)
+    return v.p.status == PKT_FLOW and (v.p.proto == IPPROTO_ICMP or v.p.proto == IPPROTO_ICMPV6)
 
 
 cdef bint ip_here(const pkt_t *p) noexcept:

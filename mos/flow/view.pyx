@@ -1,12 +1,11 @@
 """What `ev.flow` gives: names that stay valid for ever, counters that can be read until the flow has ended."""
 import base64
-import hashlib
 import ipaddress
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
                             FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
@@ -318,6 +317,11 @@ cdef class Flow:
         live(self, "timer")
         return self.owner.flow_timer(self, seconds, value, every)
 
+    def cancel(self, timer):
+        """Cancel what `timer` returned; True if it was still set."""
+        live(self, "cancel")
+        return self.owner.cancel_timer(timer)
+
     def verdict(self, verdict):
         """Answer for the flow outside its own events: `verdict` holds from its next packet on."""
         live(self, "verdict")
@@ -406,6 +410,12 @@ cdef class Side:
         return (end_of(self, "timestamps").flags & END_TS_OK) != 0
 
     @property
+    def srtt(self):
+        """Smoothed round trip from the middle to the other end and back in seconds (RFC 6298), None before a sample."""
+        cdef uint32_t us = end_of(self, "srtt").srtt_us
+        return us / 1e6 if us else None
+
+    @property
     def isn(self):
         """Initial send sequence number, None before it has sent anything."""
         cdef const end_t *end = end_of(self, "isn")
@@ -442,6 +452,7 @@ cdef tuple community_ports(key_t key, bint client_hi):
 def community_id(int proto, int ip_version, bytes src, bytes dst, int src_port, int dst_port, bint one_way=False,
                  int seed=0):
     """Community ID v1 of packed addresses and ports: `1:` and the base64 of a SHA-1 (github.com/corelight/community-id-spec)."""
+    import hashlib      # 5 ms that `import mos` need not pay
     if not one_way and (dst, dst_port) < (src, src_port):
         src, dst, src_port, dst_port = dst, src, dst_port, src_port
     text = (seed.to_bytes(2, "big") + src + dst + bytes((proto, 0)) + src_port.to_bytes(2, "big")

@@ -19,6 +19,7 @@ cdef class Source:
     cdef object failure     # what it raised
     cdef object inode       # (device, inode) of the mapped file, or None
     cdef object __weakref__
+    cdef readonly bint reading  # waiting for bytes, so that a signal handler knows that raising loses no packet
     cdef readonly str name
     cdef readonly str format
 
@@ -29,6 +30,7 @@ cdef class Source:
     cdef void cut(self) noexcept nogil
     cdef bint refill(self) noexcept nogil
     cdef int64_t read_some(self, uint8_t *p, size_t n) noexcept nogil
+    cdef int64_t read_fd(self, uint8_t *p, size_t n) noexcept nogil
     cdef int64_t read_object(self, uint8_t *p, size_t n) noexcept with gil
     cdef bint interrupted(self) noexcept with gil
     cdef void let_go(self) noexcept nogil

@@ -201,11 +201,18 @@ cdef class Source:
         return left >= self.r.need
 
     cdef int64_t read_some(self, uint8_t *p, size_t n) noexcept nogil:
-        """read(2): blocks until there is something, 0 at the end, -1 with r.why."""
+        """Blocks until there is something, 0 at the end, -1 with r.why. What a signal handler raises ends it."""
+        cdef int64_t got
+        self.reading = True
+        got = self.read_object(p, n) if self.fd < 0 else self.read_fd(p, n)
+        self.reading = False
+        return got
+
+    cdef int64_t read_fd(self, uint8_t *p, size_t n) noexcept nogil:
         cdef ssize_t got
         cdef pollfd ready
-        if self.fd < 0:
-            return self.read_object(p, n)
+        if self.interrupted():      # by a signal just before, which would not wake read(2)
+            return -1
         while True:
             got = read(self.fd, p, n)
             if got >= 0:
@@ -292,6 +299,11 @@ cdef class Source:
     def position(self):
         """Bytes consumed so far, after decompression."""
         return self.r.start + <uint64_t>(self.r.cur - self.r.base)
+
+    @property
+    def progress(self):
+        """(bytes taken, bytes in all) of the input as it is stored, compressed or not; in all is 0 if unknown (a stream)."""
+        return self.reader.progress() if hasattr(self.reader, "progress") else (self.position, self.map_size)
 
     @property
     def size(self):

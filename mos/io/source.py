@@ -185,6 +185,13 @@ class _Unpacked:
     def close(self):
         self.raw.close()
 
+    def progress(self):
+        """(compressed bytes taken, bytes of the file or 0)."""
+        try:
+            return self.raw.tell(), os.fstat(self.raw.fileno()).st_size
+        except (AttributeError, OSError):
+            return 0, 0
+
     def _next_member(self):
         """Concatenated members are one stream (RFC 1952 section 2.2); zeros or other padding after the last are not."""
         while len(self.pending) < len(self.magic):

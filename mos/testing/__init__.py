@@ -2,6 +2,7 @@
 from mos.testing import fault
 from mos.testing.conversation import Conversation, icmp_echo, merge, udp
 from mos.testing.packets import Packet
+from mos.testing.run import Answer, Result, run
 from mos.testing.tcp_conversation import TcpConversation, tcp
 
-__all__ = ["Conversation", "Packet", "TcpConversation", "fault", "icmp_echo", "merge", "tcp", "udp"]
+__all__ = ["Answer", "Conversation", "Packet", "Result", "TcpConversation", "fault", "icmp_echo", "merge", "run", "tcp", "udp"]

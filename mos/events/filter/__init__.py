@@ -79,11 +79,12 @@ def build(text, kind, extra):
 
 
 def compile_filter(text, kind="Event", extra=None):
-    """A Filter of `text` for events of `kind` (and its children). Raises FilterError, one line with the column.
+    """A Filter of `text` for events of `kind`, a class or its name, and its children: `.matches(ev)` asks it in a handler.
 
+    Raises FilterError, one line with the column.
     `extra`: Layout of the record of a user-defined event derived from `kind`.
     """
-    return build(text, kind, extra)[0]
+    return build(text, kind if isinstance(kind, str) else kind.__name__, extra)[0]
 
 
 def explain(text, kind="Event", extra=None):

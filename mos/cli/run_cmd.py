@@ -1,0 +1,324 @@
+"""`mos run`: a chain of middleboxes on a capture."""
+import json
+import os
+import shlex
+import sys
+
+from mos.cli.load import load_chain, near
+from mos.cli.report import UserCodeError, complain, guard, has_user_frames
+from mos.errors import CaptureError, HandlerError, MosError, UsageError
+
+EXAMPLES = """\
+A name with a / or ending in .py is a file (FILE.py:CLASS picks one of several), any other a ready middlebox (mos help
+lists them) or an installed one. NAME=BOX calls it NAME, and so a second instance. What handlers print is standard output.
+
+examples:
+  mos run firewall nat monitor -r trace.pcap --set firewall.rules=rules.toml --set nat.external=192.0.2.1
+  mos run ./rules.py -r trace.pcapng.gz -w out.pcap       out.pcap holds what would have left
+  mos run in=./count.py out=./count.py -r trace.pcap --set out.port=80
+  mos run -c chain.toml -r trace.pcap --stats=stats.json
+  tcpdump -w - | mos run monitor -r - -f 'tcp port 80'
+"""
+# Option: key in a chain file's [run] and its type there.
+RUN_KEYS = {"read": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
+            "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
+REPLAYED = ("filter", "checksum", "overlap", "pickup", "truth", "tunnels", "max_flows")
+
+
+def positive(text):
+    """An integer above 0, for argparse."""
+    import argparse
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"takes a whole number above 0, not {text!r}")
+    return int(text)
+
+
+def add_parser(subparsers):
+    """Enter the subcommand's options."""
+    p = subparsers.add_parser("run", help="run middleboxes on a capture", epilog=EXAMPLES,
+                              description="Run a chain of middleboxes on a capture. What they drop is counted and logged, and missing from -w.")
+    p.add_argument("nf", nargs="*", metavar="NF", help="middleboxes in order from client to server")
+    p.add_argument("-c", "--chain", metavar="FILE", help="take the chain, and options, from a TOML file instead")
+    p.add_argument("--set", metavar="BOX.OPTION=VALUE", action="append", default=[], help="an option of a middlebox; may be repeated")
+    p.add_argument("-r", "--read", metavar="FILE", help="capture to read: pcap or pcapng, plain, gzip or zstd; - is standard input")
+    p.add_argument("-w", "--write", metavar="FILE",
+                   help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
+    p.add_argument("--log", metavar="FILE", help="write events and verdicts as JSON lines; - is standard output, prints then go to stderr")
+    p.add_argument("-f", "--filter", metavar="BPF", help="look only at packets that this packet filter selects; the others pass")
+    p.add_argument("--until", metavar="N", type=positive, help="stop after packet N")
+    p.add_argument("--checksum", metavar="MODE",
+                   help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
+    p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered (default first)")
+    p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
+    p.add_argument("--truth", metavar="MODE", help="tap (default): packets may be lost around us; inline: what we drop is not delivered")
+    p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")
+    p.add_argument("--max-flows", metavar="N", type=positive, help="flows followed at a time (default 1048576)")
+    p.add_argument("--stats", action="store_true", help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
+    p.add_argument("--stats-file", metavar="FILE", help="the same as --stats=FILE")
+    p.add_argument("--no-progress", action="store_true", help="no progress bar (there is one only if stderr is a terminal)")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
+    p.add_argument("-v", "--verbose", action="store_true", help="say who subscribes to what, and every verdict, on stderr")
+    p.set_defaults(run=run)
+
+
+def run(args):
+    """The subcommand; returns the exit status."""
+    from mos.cli.stop import Stop
+    with Stop() as stop:
+        try:
+            return Run(args, stop).go()
+        except KeyboardInterrupt:
+            return stop.status
+
+
+class Run:
+    """One run, from arguments to exit status."""
+
+    def __init__(self, args, stop):
+        self.args, self.stop = args, stop
+        self.engine = self.progress = None
+        self.out, self.prints = sys.stdout, sys.stdout
+
+    def go(self):
+        check_words(self.args)
+        self.keep_stdout()
+        try:
+            chain, extra = load_chain(self.args.nf, self.args.chain, self.args.set)
+            merge(self.args, extra)
+            check(self.args, chain)
+            self.open(chain, extra)
+            error = self.feed()
+            return self.finish(error)
+        finally:
+            sys.stdout = self.prints
+
+    def keep_stdout(self):
+        """Standard output belongs to whatever is written to `-`; what handlers print goes to stderr then."""
+        if "-" in (self.args.write, self.args.log):
+            sys.stdout = sys.stderr
+
+    def open(self, chain, extra):
+        """Source first: an output must not truncate what is to be read."""
+        from mos.cli.progress import Progress
+        from mos.io.source import open_source
+        from mos.run import Engine
+        args = self.args
+        settings = settings_of(args, extra)
+        self.source = open_source(args.read)
+        self.stop.watch(self)
+        check_filter(args.filter, self.source.linktypes.values())
+        if args.verbose:
+            print("\n".join(chain.describe()), file=sys.stderr)
+        if not (args.quiet or args.no_progress) and sys.stderr.isatty():
+            self.progress = Progress(self.source, sys.stderr)
+        try:
+            self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write,
+                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None)
+        except (Exception, SystemExit) as e:
+            raise guard(e, "starting the chain") from e
+
+    def tick(self, packets):
+        if self.progress is not None:
+            self.progress.show(packets)
+        if self.engine.writer is not None:
+            self.engine.writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
+
+    def tell(self, code, position, reason, packet, now, flow):
+        """One verdict, on stderr."""
+        from mos.events.log import VERDICTS
+        names = self.engine.chain.names
+        by = names[position] if position < len(names) else "stack"
+        where = f"packet {packet}" + (f", flow {flow}" if flow is not None else "")
+        print(f"{where}: {VERDICTS[code]} by {by}" + (f": {reason}" if reason else ""), file=sys.stderr)
+
+    def feed(self):
+        """Run the source through and end the flows; what went wrong, or None. A run that a handler ended stays where it is."""
+        damage = None
+        try:
+            try:
+                self.engine.run(self.source, until=self.args.until or 0)
+            except CaptureError as e:
+                damage = e
+            except KeyboardInterrupt:
+                if self.engine.stack.failed or not self.stop.first():
+                    raise
+            self.engine.close()
+        except BaseException as e:
+            self.abandon()
+            return e
+        finally:
+            if self.progress is not None:
+                self.progress.clear()
+        return None if self.stop.signal else damage
+
+    def abandon(self):
+        try:
+            self.engine.abandon()
+        except (MosError, OSError):
+            pass                            # the first error is the one to see
+
+    def finish(self, error):
+        """Say how it went; the exit status."""
+        broken = error is not None and nobody_reads(self.out)
+        if error is not None and not isinstance(error, KeyboardInterrupt) and not broken:
+            complain(self.explain(error))
+        self.summary()
+        if broken:
+            raise BrokenPipeError
+        if self.stop.signal:
+            return self.stop.status
+        if isinstance(error, (UsageError, SystemExit)):
+            return 2 if isinstance(error, UsageError) else 1
+        return 1 if error is not None else 0
+
+    def explain(self, error):
+        """An error of the run as what `complain` prints; with the user's frames if it was the user's code that raised."""
+        cause = error.__cause__
+        taken = self.engine.stack.counters()["packets_in"]
+        if isinstance(error, HandlerError):
+            if isinstance(cause, OSError) and str(error).startswith("log."):
+                return cannot_write(self.args.log, cause)
+            text = str(error) if error.packet else str(error).replace(" at packet 0, ", f" after packet {taken}, at ", 1)
+            if isinstance(cause, MosError) and not has_user_frames(cause):
+                cause = None                # its text is all there is to say
+            return UserCodeError(text, cause, replay=replay(self.args, error.packet or taken))
+        if isinstance(error, MosError):
+            return error
+        if isinstance(error, OSError):
+            return cannot_write(error.filename or self.args.log or self.args.write, error)
+        return guard(error, f"after packet {taken}: a middlebox", replay=replay(self.args, taken))
+
+    def summary(self):
+        """Counters to stderr or a file as JSON, or a line for people."""
+        args, stats = self.args, self.engine.stats()
+        if args.stats or args.stats_file == "-":
+            print(json.dumps(stats), file=sys.stderr if args.stats else self.out)
+        if args.stats_file and args.stats_file != "-":
+            with open(args.stats_file, "w", encoding="utf-8") as f:
+                f.write(json.dumps(stats) + "\n")
+        if not (args.quiet or args.stats or args.stats_file):
+            print(sentence(stats, args.write), file=sys.stderr)
+
+
+def sentence(stats, written):
+    """The run in one line."""
+    def count(n, what):
+        return f"{n} {what}{'' if n == 1 else 's'}"
+    dropped = sum(stats["dropped"].values())
+    parts = [f"mos: {count(stats['packets_in'], 'packet')}, {count(stats['flows'], 'flow')}"]
+    if dropped:
+        by = ", ".join(f"{name} {n}" for name, n in stats["dropped"].items())
+        parts.append(f"{dropped} {'dropped' if written else 'would be dropped'} ({by})")
+    if stats["injected"]:
+        parts.append(f"{stats['injected']} {'injected' if written else 'would be injected'}")
+    return ", ".join(parts) + f", {stats['seconds']:.2f} s"
+
+
+def cannot_write(name, error):
+    return MosError(f"cannot write {'standard output' if name in (None, '-') else name}: {error.strerror or error}")
+
+
+def nobody_reads(stream):
+    """Whether standard output is a pipe whose reader has gone."""
+    import select
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def replay(args, packet):
+    """A command line that comes to the same packet again."""
+    words = ["mos", "run", *args.nf]
+    words += ["-c", args.chain] if args.chain else []
+    words += [part for word in args.set for part in ("--set", word)]
+    words += ["-r", "SAVED_INPUT" if args.read == "-" else args.read]
+    for key in REPLAYED:
+        if getattr(args, key) is not None and key not in args.from_chain:
+            words += ["--" + key.replace("_", "-"), str(getattr(args, key))]
+    return shlex.join([*words, "--until", str(packet)])
+
+
+def merge(args, extra):
+    """Take what the command line does not say from a chain file's [run]."""
+    args.from_chain = []
+    for key, value in extra.items():
+        if key not in RUN_KEYS:
+            raise UsageError(f"{args.chain}: [run] has no option {key!r}{near(key, list(RUN_KEYS))}")
+        if not isinstance(value, RUN_KEYS[key]) or (key == "max_flows" and (value is True or value < 1)):
+            raise UsageError(f"{args.chain}: [run] {key} is {value!r}, of the wrong type or range")
+        if getattr(args, key, None) is None and key not in ("timeouts", "limits"):
+            setattr(args, key, value)
+            args.from_chain.append(key)
+
+
+def check_words(args):
+    """What can be told before anything is loaded or opened."""
+    if not (args.nf or args.chain or args.log or args.write or args.stats or args.stats_file):
+        raise UsageError("name a middlebox, ready or a file: mos run monitor -r FILE (mos help lists the ready ones)")
+    if not (args.read or args.chain):
+        raise UsageError("name a capture: -r FILE, or -r - for standard input")
+    if args.write == "-" and args.log == "-":
+        raise UsageError("-w - and --log - cannot share standard output: send one of them to a file")
+
+
+def check(args, chain):
+    """What can be told before an output is opened, and so emptied."""
+    if not args.read:
+        raise UsageError(f"name a capture: -r FILE, or read = … under [run] of {args.chain}")
+    outputs = [("-w", args.write), ("--log", args.log), ("--stats", args.stats_file)]
+    taken = [("-r", args.read), ("-c", args.chain)] + [("NF", file_of(nf)) for nf in chain.nfs]
+    for option, path in outputs:
+        if not path or path == "-":
+            continue
+        for other, theirs in taken:
+            if theirs and theirs != "-" and same_file(path, theirs):
+                raise UsageError(f"{option} {path} would overwrite what {other} reads: write to another file")
+        taken.append((option, path))
+
+
+def check_filter(text, linktypes):
+    """Raise what is wrong with a packet filter, if it fits none of the capture's link types known so far."""
+    if not text:
+        return
+    from mos.net.bpf import PacketFilter
+    packets = PacketFilter(text)
+    for i, linktype in enumerate(kinds := sorted(set(linktypes)) or [1], 1):
+        try:
+            return packets.check(linktype)
+        except UsageError:
+            if i == len(kinds):
+                raise
+
+
+def file_of(nf):
+    return getattr(sys.modules.get(type(nf).__module__), "__mos_file__", None) or getattr(getattr(nf, "module", None), "__mos_file__", None)
+
+
+def same_file(a, b):
+    try:
+        return os.path.samefile(a, b) and os.path.isfile(a)
+    except OSError:
+        return os.path.abspath(a) == os.path.abspath(b)
+
+
+def settings_of(args, extra):
+    """Settings of the command line and [run]; what is not said keeps its default."""
+    from mos.run import Settings
+    said = {key: getattr(args, key) for key in ("truth", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
+    said |= {key: extra[key] for key in ("timeouts", "limits") if key in extra}
+    if args.filter:
+        said["bpf"] = args.filter
+    if args.tunnels is not None:
+        said["tunnels"] = tunnels_of(args.tunnels)
+    return Settings(**said)
+
+
+def tunnels_of(value):
+    """True, False, or a tuple of names."""
+    if isinstance(value, str):
+        known = {"on": True, "off": False}
+        return known[value] if value in known else tuple(name.strip() for name in value.split(",") if name.strip())
+    return value if isinstance(value, bool) else tuple(value)

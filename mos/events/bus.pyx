@@ -160,9 +160,8 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
 
 cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
     """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
-    if verdict == MOS_BYPASS or verdict == MOS_DETACH:
-        return True
-    if MOS_DROP <= verdict <= MOS_RESET and h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP):
+    cdef bint may = h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP)
+    if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
         return True
     b.misanswers += 1
     return False

@@ -8,9 +8,9 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 
 # The parts of mos (packages and top-level modules), nearest the wire first: each imports only those before it.
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
-ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "segment", "stack", "run", "cli")
+ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "segment", "lifetime", "stack", "run", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
-MAY_IMPORT |= {"io": {"errors", "net"}, "testing": {"errors", "net", "io"}, "mos": {*ORDER[:-1], "io"}}
+MAY_IMPORT |= {"io": {"errors", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"}, "mos": {*ORDER[:-1], "io"}}
 MAY_IMPORT["cli"] |= {"mos"}
 for user in ("core", "stack", "run", "cli"):
     MAY_IMPORT[user].add("io")
@@ -98,8 +98,9 @@ def test_functions_are_short(path):
 
 def test_extensions_are_few_and_all_listed():
     there = {module_of(p) for p in sources(".pyx")}
+    ours = {module_of(p) for p in sources(".pyx", tops=("mos",)) if not GENERATED.match(p.read_text())}
     listed = set(re.findall(r'"((?:mos|mbox)\.[\w.]+)"', (ROOT / "setup.py").read_text()))
-    assert len(there) <= MAX_EXTENSIONS
+    assert len(ours) <= MAX_EXTENSIONS
     assert there <= listed, f"not in setup.py: {sorted(there - listed)}"
 
 

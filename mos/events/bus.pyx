@@ -36,11 +36,7 @@ ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept
 
 cdef void answer_reset(answer_t *a) noexcept nogil:
     """No answer yet. Needs no GIL: `answer_clear` has released what the last one owned."""
-    a.verdict = MOS_PASS
-    a.stopped = 0
-    a.position = 0
-    a.handler = 0
-    a.rank = -1
+    a.verdict, a.stopped, a.position, a.handler, a.rank = MOS_PASS, 0, 0, 0, -1
     a.reason = NULL
     a.why = NULL
     a.edits = NULL
@@ -244,9 +240,7 @@ cdef class Bus:
     def __init__(self, subscriptions, positions, engine=None, reverse=True):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
-        self.positions = max(1, positions)
-        self.reverse = bool(reverse)
-        self.engine = engine
+        self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
         self.errors, self.transitions, self.interned, self.user_rows = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
         self.members, self.queue, self.published = [], [], {}
@@ -271,12 +265,8 @@ cdef class Bus:
         """Enter one subscription; `known` shares narrowed events between those that are equal."""
         cdef uint32_t i = self.nhandlers
         cdef handler_t *h = &self.handlers[i]
-        h.index = i
-        h.position = s.position
-        h.observe = bool(s.observe)
-        h.edits = s.edits
-        h.attached = bool(s.attached)
-        h.answers = bool(s.answers)
+        h.index, h.position, h.edits = i, s.position, s.edits
+        h.observe, h.attached, h.answers = bool(s.observe), bool(s.attached), bool(s.answers)
         h.node = self.node_for(s, known)
         if s.filter is not None:
             h.filter = (<Filter?>s.filter).c

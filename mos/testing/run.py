@@ -1,6 +1,5 @@
 """Trying a handler: a chain over a conversation, and everything that came of it."""
 import os
-import tempfile
 from dataclasses import dataclass, field
 from importlib import import_module, util
 from pathlib import Path
@@ -76,6 +75,7 @@ def run(chain, packets, **settings):
     nfs = chain.nfs if isinstance(chain, Chain) else [_load(t) for t in things]
     reverse = chain.reverse if isinstance(chain, Chain) else True
     result = Result(None)
+    import tempfile
     handle, path = tempfile.mkstemp(suffix=".pcapng")
     os.close(handle)
     try:

@@ -12,7 +12,6 @@ from typing import Any
 
 from mos.errors import ChainError, UsageError
 from mos.events import spec
-from mos.events.filter import Filter, compile_filter
 from mos.events.marks import marks_of
 from mos.events.narrow import Narrowed
 from mos.events.user import UserEvent
@@ -91,7 +90,7 @@ class NF:
             ports: list[int] = option([23], help="server ports to refuse")
 
             @on(FlowStart)
-            def start(self, ev): ...
+            def refuse(self, ev): ...
 
     `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach.
     `observe = True`: the box also sees packets that one before it dropped, and answers nothing.
@@ -137,6 +136,8 @@ class NF:
         found = []
         for cls in reversed(type(self).__mro__):
             for name, value in vars(cls).items():
+                if marks_of(value) and hasattr(NF, name):
+                    raise ChainError(f"{self.label()}: the handler {name} takes the place of NF.{name}; give it another name")
                 if marks_of(value) and getattr(type(self), name) is value:
                     found.append((marks_of(value), getattr(self, name)))
         return found
@@ -323,6 +324,7 @@ class Chain:
     def _compile(name, predicate, root):
         if not isinstance(predicate, str):
             return predicate
+        from mos.events.filter import compile_filter     # a fifth of what importing mos takes, and not every chain filters
         try:
             return user_filter(predicate, root) if issubclass(root, UserEvent) else compile_filter(predicate, root.__name__)
         except UsageError as e:
@@ -355,7 +357,7 @@ class Chain:
 
 def user_filter(text, root):
     """A filter on the declared fields of a user event, run on its record."""
-    from mos.events.filter.names import Layout, RecordField
+    from mos.events.filter import Layout, RecordField, compile_filter
     fields = {s.name: RecordField(s.type, s.offset) for s in root.layout()}
     return compile_filter(text, "AppEvent", Layout(root.record_size(), fields))
 

@@ -232,7 +232,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
-    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, S.offset, <uint64_t>off, data, n, f.policy)
+    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, f.policy)
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
     if k.plan.nconf:
@@ -262,7 +262,7 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
                 return -1
         elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
             return -1
-        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, S.offset, off, data, n, c.flow.policy)
+        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, c.flow.policy)
     return 0
 
 cdef void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
@@ -373,6 +373,8 @@ cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
     if k.late.to > k.late.next:
         if offer(k, c, &k.late, side, AT_SENDER) < 0:
             return -1
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.late, side, AT_RECEIVER) < 0:
+            return -1
         advance(k, c, &k.late, side)
     track_fin(c, side)
     return 0
@@ -426,7 +428,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     slots_commit(k.undo)
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(k.table, f)
-    if f.end[c.s].flags & END_FIN_SENT and track_over(f) and not f.flags & FLOW_CLOSED:
+    if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
         arm(k, f)

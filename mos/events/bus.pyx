@@ -160,9 +160,8 @@ cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept no
 
 cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
     """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
-    if verdict == MOS_BYPASS or verdict == MOS_DETACH:
-        return True
-    if MOS_DROP <= verdict <= MOS_RESET and h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP):
+    cdef bint may = h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP)
+    if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
         return True
     b.misanswers += 1
     return False
@@ -373,11 +372,8 @@ cdef class Bus:
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1:
         """Later NFs of this walk see new bytes and names at once; the frame is changed when it is forwarded."""
         if payload[0] == "rewrite":
-            _, client, server, ttl = payload
-            if client is not None or server is not None:
-                self.engine.rename(<size_t>e.flow, h.position, client, server)
-            if ttl is None:
-                return 0
+            if e.flow != NULL and payload[1:3] != (None, None):
+                self.engine.name_flow(<size_t>e.flow, h.position, payload[1], payload[2])
         elif e.data == NULL or len(payload[1]) != <Py_ssize_t>e.length:
             raise VerdictError(f"{self.names[h.index]}: Replace has {len(payload[1])} bytes, the event "
                                f"{e.length if e.data != NULL else 0}")

@@ -55,6 +55,8 @@ cdef struct conflict_t:
 
 cdef enum:
     PLAN_CONFLICTS = 8      # ranges told apart per segment; further ones only count as bytes
+    OVER_LIMIT = 1          # plan_t.over: the direction's own limits
+    OVER_BUDGET = 2         # the memory of all directions together
 
 cdef struct plan_t:
     uint64_t next           # delivered offset before
@@ -64,7 +66,7 @@ cdef struct plan_t:
     const uint8_t *data
     uint32_t dup            # bytes of the whole segment that were delivered or queued before
     uint8_t  policy
-    uint8_t  over           # it would not fit the limits: commit refuses it
+    uint8_t  over           # OVER_*: it would not fit, commit refuses it
     uint8_t  doubtful
     uint32_t nconf
     uint32_t conflict_bytes
@@ -72,13 +74,13 @@ cdef struct plan_t:
     uint32_t cap
     piece_t *pieces
     conflict_t conf[PLAN_CONFLICTS]
-    uint8_t  old_copy[2048] # contiguous copy of retained bytes that conflict (the ring may wrap)
+    uint8_t  old_copy[2048] # contiguous copy of retained bytes that conflict (the ring may wrap): as much as an event tells
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil
 cdef void plan_free(plan_t *p) noexcept nogil
-cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t next, uint64_t off, const uint8_t *data,
-                      uint32_t len, uint8_t policy) noexcept nogil
+cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
+                      const uint8_t *data, uint32_t len, uint8_t policy) noexcept nogil
 cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil

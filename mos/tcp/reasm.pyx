@@ -105,6 +105,15 @@ cdef int plan_add(plan_t *p, uint64_t off, const uint8_t *data, uint64_t n, uint
     return 0
 
 
+cdef void add_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
+    if p.nconf < PLAN_CONFLICTS:
+        p.conf[p.nconf].off = off
+        p.conf[p.nconf].len = <uint32_t>n
+        p.conf[p.nconf].old = old
+        p.conf[p.nconf].new = new
+        p.nconf += 1
+
+
 cdef void note_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
     """Remember the range in which `old` and `new` differ, from its first to its last differing byte."""
     cdef uint64_t i = 0, last, k
@@ -117,27 +126,31 @@ cdef void note_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8
         last -= 1
     for k in range(i, last + 1):
         p.conflict_bytes += old[k] != new[k]
-    if p.nconf < PLAN_CONFLICTS:
-        p.conf[p.nconf].off, p.conf[p.nconf].len = off + i, <uint32_t>(last + 1 - i)
-        p.conf[p.nconf].old, p.conf[p.nconf].new = old + i, new + i
-        p.nconf += 1
+    add_conflict(p, off + i, old + i, new + i, last + 1 - i)
 
 
 cdef void compare_kept(const reasm_t *r, plan_t *p, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """Compare bytes that were delivered before with the copy retained, as far as it reaches."""
-    cdef uint64_t lo, hi, at
+    cdef uint64_t lo, hi, at, first, last = 0
     cdef uint32_t i, count
     if r == NULL or r.kept_len == 0:
         return
     lo = max(off, r.kept_to - r.kept_len)
-    hi = min(off + n, r.kept_to)
+    hi = first = min(off + n, r.kept_to)
     if lo >= hi:
         return
-    count = <uint32_t>min(hi - lo, <uint64_t>sizeof(p.old_copy))
+    i = <uint32_t>(lo % r.kept_cap)
+    for at in range(lo, hi):
+        if r.kept[i] != data[at - off]:
+            p.conflict_bytes += 1
+            first, last = min(first, at), at
+        i = i + 1 if i + 1 < r.kept_cap else 0
+    if first == hi:
+        return
+    count = <uint32_t>min(last + 1 - first, <uint64_t>sizeof(p.old_copy))
     for i in range(count):
-        at = (lo + i) % r.kept_cap
-        p.old_copy[i] = r.kept[at]
-    note_conflict(p, lo, p.old_copy, data + (lo - off), count)
+        p.old_copy[i] = r.kept[(first + i) % r.kept_cap]
+    add_conflict(p, first, p.old_copy, data + (first - off), count)
 
 
 cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept nogil:
@@ -167,11 +180,21 @@ cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept
         s = s.next
 
 
-cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t next, uint64_t off, const uint8_t *data,
-                      uint32_t len, uint8_t policy) noexcept nogil:
+cdef int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64_t fresh, uint64_t runs) noexcept nogil:
+    """Which bound would `fresh` bytes in `runs` new queue segments break? OVER_*, 0: none."""
+    cdef uint64_t need = fresh + runs * sizeof(seg_t)
+    if runs == 0:
+        return 0
+    if fresh > lim.bytes or (r != NULL and (r.bytes + fresh > lim.bytes or r.segs + runs > lim.segs)):
+        return OVER_LIMIT
+    return OVER_BUDGET if b.used + need + (sizeof(reasm_t) if r == NULL else 0) > b.cap else 0
+
+
+cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
+                      const uint8_t *data, uint32_t len, uint8_t policy) noexcept nogil:
     """Fill `p` with what [off, off + len) would deliver when everything below `next` has been. Reads only."""
-    cdef uint32_t cut
-    cdef uint64_t lo, hi
+    cdef uint32_t cut, held = 0, runs = 0
+    cdef uint64_t lo, hi, at
     cdef seg_t *s
     p.next = p.to = next
     p.n = p.nconf = p.conflict_bytes = p.dup = 0
@@ -185,20 +208,23 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, uint64_t
     p.off, p.len, p.data = off, len, data
     if len == 0:
         return
+    at = off
     s = r.head if r != NULL else NULL
     while s != NULL and s.off < off + len:
         lo = max(off, s.off)
         hi = min(off + len, seg_end(s))
         if lo < hi:
-            p.dup += <uint32_t>(hi - lo)
+            held += <uint32_t>(hi - lo)
+            runs += lo > at
+            at = hi
             note_conflict(p, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
         s = s.next
+    runs += at < off + len
+    p.dup += held
     if off == next:
         plan_pieces(r, p, &new_wins[policy * RELATION_COUNT])
-    elif r != NULL and (r.bytes + len > lim.bytes or r.segs >= lim.segs):
-        p.over = 1
-    elif len > lim.bytes:
-        p.over = 1
+    else:
+        p.over = <uint8_t>excess(r, lim, b, len - held, runs)
 
 
 cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
@@ -275,6 +301,7 @@ cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept
     if p.len == 0:
         return 0
     if p.over:
+        b.refused += p.over == OVER_BUDGET
         return -1
     q = reasm_open(r, b)
     if q == NULL:
@@ -451,7 +478,7 @@ cdef class Reassembler:
         """The bytes it delivers, or None where it was refused. Raises AssertionError when an invariant breaks."""
         cdef uint32_t i
         cdef int rc = 0
-        reasm_probe(self.r, &self.p, &self.lim, self.next, offset, data, <uint32_t>len(data), self.policy)
+        reasm_probe(self.r, &self.p, &self.lim, &self.b, self.next, offset, data, <uint32_t>len(data), self.policy)
         out = b"".join([self.p.pieces[i].data[:self.p.pieces[i].len] for i in range(self.p.n)])
         assert self.p.to - self.next == len(out)
         if commit:

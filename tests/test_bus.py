@@ -346,6 +346,20 @@ def test_answers_to_user_events_count_for_the_packet():
     assert engine.stats()["dropped"] == {"judge": 1}
 
 
+def test_what_is_told_about_a_dropped_packet_is_heard_behind_the_drop():
+    seen = []
+
+    @on(StreamData)
+    def drop(ev):
+        return DROP
+
+    @on(Beacon)
+    def sub(ev):
+        seen.append(ev.size)
+    engine = drive([box(drop, beacons), box(sub)], question())
+    assert engine.forwarded == [False, False] and seen == [2]
+
+
 @pytest.mark.parametrize("answer, left", [(DETACH, ["sub2"]), (BYPASS, [])])
 def test_leaving_answered_to_a_user_event_is_the_subscribers(answer, left):
     """Not the publisher's, which goes on."""

@@ -429,12 +429,10 @@ cdef class Bus:
         return MOS_PASS
 
     cdef int ask_user(self, uint32_t index, user, int depth, event_t *e, answer_t *a, Event view) except -1:
-        """One subscriber of a user event, unless a drop before it stopped the walk."""
+        """One subscriber of a user event, wherever it stands: a drop stops a packet's walk, not what is told about it."""
         cdef handler_t *h = &self.handlers[index]
         cdef int32_t publisher = self.asking
-        cdef int rank = rank_of(self, h, e), code = MOS_PASS
-        if a.stopped and rank > a.rank and not h.observe:
-            return 0
+        cdef int code = MOS_PASS
         self.asking = index
         try:
             for p in self.subscriptions[index].compiled:
@@ -454,7 +452,7 @@ cdef class Bus:
         finally:
             self.asking = publisher
         if code:
-            settle(self, h, e, a, code, rank, NULL)
+            settle(self, h, e, a, code, rank_of(self, h, e), NULL)
         return 0
 
     cdef bint holds_for(self, Filter f, user, event_t *cause) except -1:

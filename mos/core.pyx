@@ -124,6 +124,7 @@ cdef class Core:
         cdef flow_t *f = alive(flow)
         if verdict.name not in ("DROP_FLOW", "RESET"):
             raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
+        f.spare = <uint8_t>self.bus.handlers[self.bus.asking].position if self.bus.asking >= 0 else NOBODY
         f.flags |= FLOW_DROPPED | (FLOW_RESETTING if verdict.name == "RESET" else 0)
 
     def flow_domain(self, domain):
@@ -167,7 +168,8 @@ cdef class Core:
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2]},
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
+                             "program": n.dropped[3]},
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,

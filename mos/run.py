@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
-from mos.events.marks import marks_of
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
@@ -99,14 +98,8 @@ class Engine:
         self.source = None
         self.closed = False
         with self.slots:
-            self._hooks("start")
-
-    def _hooks(self, name):
-        """Tell every NF. A handler that happens to be called `start` or `stop` is no hook."""
-        for nf in self.chain.nfs:
-            hook = getattr(nf, name)
-            if not marks_of(hook):
-                hook(self)
+            for nf in self.chain.nfs:
+                nf.start(self)
 
     def __enter__(self):
         return self
@@ -157,7 +150,8 @@ class Engine:
         try:
             with self.slots:
                 self.stack.finish_all()
-                self._hooks("stop")
+                for nf in self.chain.nfs:
+                    nf.stop(self)
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu

@@ -444,7 +444,7 @@ cdef class Stack(Core):
     cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
         cdef uint32_t n
-        cdef int way
+        cdef int way, first
         if self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
         if f == NULL or self.answer.verdict < MOS_DROP_FLOW:
@@ -452,8 +452,9 @@ cdef class Stack(Core):
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
+            first = 1 if f.flags & FLOW_RESETTING else 0
             f.flags |= FLOW_RESETTING
-            for way in range(2):
+            for way in range(first, 2):     # later segments: their sender has missed our RST, or its challenge ACK asks for one
                 n = make_reset(self.out, p, f, s, way)
                 if n:
                     self.n.injected += 1

@@ -5,12 +5,19 @@
 Offsets are 64-bit stream offsets; the caller converts sequence numbers. Nothing here knows flows or events.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from mos.tcp.retain cimport retain_t
 
 cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
     seg_t   *next
     uint64_t off
     uint32_t len
     uint8_t  doubtful
+
+cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
+    return <uint8_t *>s + sizeof(seg_t)
+
+cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
+    return s.off + s.len
 
 cdef struct budget_t:       # memory of all reassembly of one stack
     uint64_t used
@@ -35,10 +42,7 @@ cdef struct reasm_t:
     uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
     int64_t  hole_ns        # when the present hole appeared, 0: none
     int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
-    uint8_t *kept           # ring of the last delivered bytes, ending at kept_to
-    uint64_t kept_to
-    uint32_t kept_len
-    uint32_t kept_cap
+    retain_t kept           # the last delivered bytes
 
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off

@@ -2,31 +2,14 @@
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
-from mos.tcp import policies
+from mos.tcp.policies cimport RELATION_COUNT, relation
+from mos.tcp.retain cimport retain, retain_open
 
-cdef enum:
-    RELATION_COUNT = 9
+from mos.tcp import policies
 
 cdef uint8_t[16 * RELATION_COUNT] new_wins
 for _i, _wins in enumerate(policies.table()):
     new_wins[_i] = _wins
-
-
-cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
-    return <uint8_t *>s + sizeof(seg_t)
-
-
-cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
-    return s.off + s.len
-
-
-cdef int relation(uint64_t a, uint64_t b, uint64_t x, uint64_t y) noexcept nogil:
-    """Column of policies.RELATIONS for NEW [a, b) against OLD [x, y)."""
-    if a == x:
-        return 0 if b == y else 1 if b < y else 2
-    if a > x:
-        return 3 if b == y else 5 if b < y else 8
-    return 4 if b == y else 6 if b > y else 7
 
 
 cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
@@ -133,23 +116,23 @@ cdef void compare_kept(const reasm_t *r, plan_t *p, uint64_t off, const uint8_t 
     """Compare bytes that were delivered before with the copy retained, as far as it reaches."""
     cdef uint64_t lo, hi, at, first, last = 0
     cdef uint32_t i, count
-    if r == NULL or r.kept_len == 0:
+    if r == NULL or r.kept.len == 0:
         return
-    lo = max(off, r.kept_to - r.kept_len)
-    hi = first = min(off + n, r.kept_to)
+    lo = max(off, r.kept.to - r.kept.len)
+    hi = first = min(off + n, r.kept.to)
     if lo >= hi:
         return
-    i = <uint32_t>(lo % r.kept_cap)
+    i = <uint32_t>(lo % r.kept.cap)
     for at in range(lo, hi):
-        if r.kept[i] != data[at - off]:
+        if r.kept.ring[i] != data[at - off]:
             p.conflict_bytes += 1
             first, last = min(first, at), at
-        i = i + 1 if i + 1 < r.kept_cap else 0
+        i = i + 1 if i + 1 < r.kept.cap else 0
     if first == hi:
         return
     count = <uint32_t>min(last + 1 - first, <uint64_t>sizeof(p.old_copy))
     for i in range(count):
-        p.old_copy[i] = r.kept[(first + i) % r.kept_cap]
+        p.old_copy[i] = r.kept.ring[(first + i) % r.kept.cap]
     add_conflict(p, first, p.old_copy, data + (first - off), count)
 
 
@@ -374,29 +357,14 @@ cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil:
 cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil:
     """Retain delivered bytes that end at offset `end`, so that a retransmission can be compared with them."""
     cdef reasm_t *q = reasm_open(r, b)
-    cdef uint32_t skip, i, first
-    cdef uint64_t start
     if q == NULL:
         return -1
-    if q.kept == NULL:
-        if b.used + lim.keep > b.cap:
+    if q.kept.ring == NULL:
+        if b.used + lim.keep > b.cap or retain_open(&q.kept, lim.keep) < 0:
             b.refused += 1
             return -1
-        q.kept = <uint8_t *>malloc(lim.keep)
-        if q.kept == NULL:
-            return -1
         b.used += lim.keep
-        q.kept_cap = lim.keep
-    if q.kept_len and q.kept_to != end - len:
-        q.kept_len = 0
-    skip = len - q.kept_cap if len > q.kept_cap else 0
-    start = end - len + skip
-    i = <uint32_t>(start % q.kept_cap)
-    first = min(len - skip, q.kept_cap - i)
-    memcpy(q.kept + i, data + skip, first)
-    memcpy(q.kept, data + skip + first, len - skip - first)
-    q.kept_to = end
-    q.kept_len = min(q.kept_cap, q.kept_len + len)
+    retain(&q.kept, data, len, end)
     return 0
 
 
@@ -424,9 +392,9 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
             following = s.next
             seg_drop(b, s)
             s = following
-    if r[0].kept != NULL:
-        b.used -= r[0].kept_cap
-        free(r[0].kept)
+    if r[0].kept.ring != NULL:
+        b.used -= r[0].kept.cap
+        free(r[0].kept.ring)
     b.used -= sizeof(reasm_t)
     free(r[0])
     r[0] = NULL
@@ -468,7 +436,7 @@ cdef class Reassembler:
         self.lim.doubt_bytes = 65536
         self.lim.keep = keep
         self.b.cap = budget
-        self.policy = policies.POLICIES.index(policy)
+        self.policy = policies.index(policy)
 
     def __dealloc__(self):
         reasm_free(&self.r, &self.b)

@@ -96,6 +96,11 @@ def test_what_cannot_be_checked_is_unknown():
     assert verdict(ether(ip4(b"", proto=50))) == UNKNOWN
 
 
+def test_segments_beyond_16_bits_of_length():
+    assert verdict(ether(ip4(tcp(bytes(range(250)) * 300), total=0))) & BAD_L4 == 0
+    assert verdict(ether(ip6(tcp(bytes(range(250)) * 300, src=A6, dst=B6), length=0))) == 0
+
+
 def test_routing_header_names_the_pseudo_headers_destination():
     final = "2001:db8::77"
     header = bytes([TCP, 2, 0, 1]) + bytes(4) + raw(final)

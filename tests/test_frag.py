@@ -219,6 +219,14 @@ def test_longest_datagram():
     assert CAUSES[long_header[-1]["cause"]] == "fragment_length"
 
 
+def test_a_whole_datagram_is_kept_until_the_next_call():
+    d = Decoder()
+    feed(d, [frag4(tcp(b"x" * 30), 0, 24), frag4(tcp(b"x" * 30), 24, 50)])
+    assert d.counters()["datagrams_held"] == 1
+    d.parse(b"")
+    assert d.counters()["datagrams_held"] == 0
+
+
 def test_not_reassembled_on_request():
     d = Decoder(defrag=False)
     whole = tcp(b"x" * 30)

@@ -108,6 +108,11 @@ def test_refused(frame, cause):
     assert CAUSES[Decoder().parse(frame)["cause"]] == cause
 
 
+def test_length_of_the_session_cuts_the_padding_off():
+    for session in (pppoe(b"\0\x21" + tcp4(b"hello")[:-1], b"o"), pppoe(b"\0\x57" + tcp6(b"hello")[:-1], b"o")):
+        assert CAUSES[Decoder().parse(ether(session, 0x8864))["cause"]] == "ip_length"
+
+
 def test_priority_tag_is_no_vlan():
     """VLAN 0 carries a priority only (802.1Q), often in one direction."""
     r = Decoder().parse(ether(FOUR, vlans=[0]))

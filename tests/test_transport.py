@@ -68,6 +68,7 @@ OPTION = st.one_of(
 @example(b"\1\1\x08\x0a" + bytes(range(8)))
 @example(b"\1\1\x08\x0a" + bytes(range(8)) + b"\1\1\1\1")
 @example(b"\x05\x22" + bytes(range(32)))
+@example(b"\5\2\1\1")
 @example(b"\xfe\4\xf9\x89")
 @example(b"\xfe\3\xf9\x89")
 @example(b"\2\4\5\xb4\3\0")
@@ -89,9 +90,12 @@ def test_options_cut_by_the_capture_are_not_broken():
         assert (r["payload"], r["payload_len"], r["cut"]) == (b"", 4, True)
         assert r["mss"] == (1460 if n >= 58 else 0)
     assert d.counters()["broken_tcp_options"] == 0
+    frame = ether(tcp4(b"data", options=b"\1\1\x08\x0a" + bytes(range(1, 9))))
+    assert [d.parse(frame[:n], wirelen=len(frame))["tsval"] for n in (54, 58, 65, 66)] == [0, 0, 0, 0x01020304]
 
 
-@pytest.mark.parametrize("offset, cause", [(0, "tcp_header"), (4, "tcp_header"), (6, "none"), (7, "tcp_header"), (15, "tcp_header")])
+@pytest.mark.parametrize("offset, cause", [(0, "tcp_header"), (4, "tcp_header"), (6, "none"), (7, "tcp_header"),
+                                           (15, "tcp_header")])
 def test_tcp_offset(offset, cause):
     assert CAUSES[parse(tcp4(b"1234", offset=offset))["cause"]] == cause
 

@@ -118,7 +118,8 @@ def test_tunnels_in_a_udp_datagram_shorter_than_its_packet():
 
 NOT_ONE = {
     "vxlan without I": via_udp(vxlan(ether(FOUR), flags=0), 4789), "vxlan of noise": via_udp(vxlan(bytes(range(60))), 4789),
-    "vxlan of bad ip": via_udp(vxlan(ether(b"\x44" + FOUR[1:], 0x800)), 4789), "vxlan to another port": via_udp(vxlan(ether(FOUR)), 4788),
+    "vxlan of bad ip": via_udp(vxlan(ether(b"\x44" + FOUR[1:], 0x800)), 4789),
+    "vxlan to another port": via_udp(vxlan(ether(FOUR)), 4788),
     "vxlan from its port": via_udp(vxlan(ether(FOUR)), 99, sport=4789), "short": via_udp(b"\x08", 4789),
     "geneve version 1": via_udp(b"\x40" + geneve(ether(FOUR))[1:], 6081), "geneve of noise": via_udp(geneve(bytes(60)), 6081),
     "geneve options too long": via_udp(geneve(ether(FOUR), options=bytes(8))[:12], 6081),
@@ -155,6 +156,14 @@ def test_broken_tunnels_are_malformed(packet, cause):
 def test_tunnels_without_a_packet_are_other(packet):
     r = Decoder().parse(ether(packet))
     assert r["status"] == "other" and r["ip"] == 14
+    assert (r["sport"], r["dport"], r["payload_len"]) == (0, 0, 0)
+
+
+def test_two_tunnels_claim_one_datagram():
+    """The first that its inside proves."""
+    d = Decoder()
+    r = d.parse(ether(via_udp(gtp(FOUR), 4789, sport=2152)))
+    assert r["payload"] == b"inside" and d.counters()["tunnel_gtp-u"] == 1
 
 
 def test_names_are_checked():

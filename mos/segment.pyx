@@ -248,7 +248,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, f.policy)
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
-    if k.plan.nconf:
+    if k.plan.conflicts.n:
         conflicts(k, c)
     if k.plan.to == k.plan.next and k.plan.len:
         out_of_order(k, c, k.plan.off, k.plan.len)
@@ -290,12 +290,12 @@ cdef void conflicts(Core k, scene_t *c) noexcept nogil:
     cdef uint32_t i
     cdef event_t *e
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflict_bytes
-    for i in range(k.plan.nconf):
+        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflicts.bytes
+    for i in range(k.plan.conflicts.n):
         e = ring_add(&k.ring, c.flow.mask, KIND_OVERLAP_CONFLICT, c.flow, c.pkt, k.now, c.s, c.to_server)
         if e != NULL:
-            e.offset, e.length = k.plan.conf[i].off, k.plan.conf[i].len
-            e.old_data, e.data = k.plan.conf[i].old, k.plan.conf[i].new
+            e.offset, e.length = k.plan.conflicts.at[i].off, k.plan.conflicts.at[i].len
+            e.old_data, e.data = k.plan.conflicts.at[i].old, k.plan.conflicts.at[i].new
 
 cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogil:
     """One StreamData per piece, in order of offset."""

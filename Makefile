@@ -2,7 +2,7 @@
 #   make test TESTS=tests/test_table.py ARGS='-k evict'        make test PYTHON=python3.13 VENV=.venv-3.13
 VENV ?= .venv
 TESTS ?= tests
-BOXES ?= ids monitor
+BOXES ?= ids monitor --set ids.rules=examples/attacks.toml
 CAPTURE ?= pcaps/http_attacks.pcap
 BIN := $(VENV)/bin
 SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
@@ -17,7 +17,7 @@ help:       ## list what can be made
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundled capture
-	$(BIN)/mos run $(BOXES) -r $(CAPTURE)
+	$(BIN)/mos run $(BOXES) -r $(CAPTURE) -w build/demo.pcap
 
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)

@@ -12,7 +12,6 @@ from typing import Any
 
 from mos.errors import ChainError, UsageError
 from mos.events import spec
-from mos.events.filter import Filter, compile_filter
 from mos.events.marks import marks_of
 from mos.events.narrow import Narrowed
 from mos.events.user import UserEvent
@@ -41,7 +40,11 @@ def option(default=None, help="", required=False):
 
 @dataclass(frozen=True)
 class Native:
-    """A handler in C: `capsule` is a PyCapsule "mos.handler.v1" whose pointer is the function and whose context is its ctx."""
+    """A handler in C: `capsule` is a PyCapsule "mos.handler.v1" whose pointer is the function and whose context is its ctx.
+
+    `owner` is what ctx, and the texts the handler puts in `action_t.why`, belong to: it and the NF live as long as the handler
+    may be called. `publishes` is the class of user-defined event that the handler publishes, if it does.
+    """
     event: Any
     capsule: Any
     where: "str | None" = None
@@ -49,6 +52,8 @@ class Native:
     observe: bool = False
     priority: int = 0
     name: str = "handler"
+    publishes: Any = None
+    owner: Any = None
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Subscription:
     capsule: Any = None
     first: bool = False
     on: str = ""
+    owner: Any = None       # keeps what a capsule points at
 
 
 class NF:
@@ -84,7 +90,7 @@ class NF:
             ports: list[int] = option([23], help="server ports to refuse")
 
             @on(FlowStart)
-            def start(self, ev): ...
+            def refuse(self, ev): ...
 
     `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach.
     `observe = True`: the box also sees packets that one before it dropped, and answers nothing.
@@ -130,6 +136,8 @@ class NF:
         found = []
         for cls in reversed(type(self).__mro__):
             for name, value in vars(cls).items():
+                if marks_of(value) and hasattr(NF, name):
+                    raise ChainError(f"{self.label()}: the handler {name} takes the place of NF.{name}; give it another name")
                 if marks_of(value) and getattr(type(self), name) is value:
                     found.append((marks_of(value), getattr(self, name)))
         return found
@@ -305,15 +313,18 @@ class Chain:
     def _native(self, position, nf, native):
         name = f"{self.names[position]}.{native.name}"
         f = self._compile(name, native.where, native.event) if native.where else None
+        kinds = [k for k in spec.LEAVES if native.event.kind_mask >> spec.BITS[k.name] & 1]
         return Subscription(
             function=None, name=name, position=position, kind_mask=native.event.kind_mask, moments=MOMENTS[native.at],
             root=native.event, filter=f, priority=native.priority, observe=native.observe or nf.observe, policy=nf.on_error,
-            capsule=native.capsule, on=native.event.__name__)
+            capsule=native.capsule, publishes=native.publishes, answers=any(k.answers for k in kinds), owner=(nf, native),
+            on=native.event.__name__)
 
     @staticmethod
     def _compile(name, predicate, root):
         if not isinstance(predicate, str):
             return predicate
+        from mos.events.filter import compile_filter     # a fifth of what importing mos takes, and not every chain filters
         try:
             return user_filter(predicate, root) if issubclass(root, UserEvent) else compile_filter(predicate, root.__name__)
         except UsageError as e:
@@ -346,7 +357,7 @@ class Chain:
 
 def user_filter(text, root):
     """A filter on the declared fields of a user event, run on its record."""
-    from mos.events.filter.names import Layout, RecordField
+    from mos.events.filter import Layout, RecordField, compile_filter
     fields = {s.name: RecordField(s.type, s.offset) for s in root.layout()}
     return compile_filter(text, "AppEvent", Layout(root.record_size(), fields))
 

@@ -386,6 +386,8 @@ cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
     if k.late.to > k.late.next:
         if offer(k, c, &k.late, side, AT_SENDER) < 0:
             return -1
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.late, side, AT_RECEIVER) < 0:
+            return -1
         advance(k, c, &k.late, side)
     track_fin(c, side)
     return 0
@@ -439,7 +441,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     slots_commit(k.undo)
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(k.table, f)
-    if f.end[c.s].flags & END_FIN_SENT and track_over(f) and not f.flags & FLOW_CLOSED:
+    if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
         arm(k, f)

@@ -12,12 +12,12 @@ from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.bus cimport (
-    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, bus_drop_gil, bus_event, bus_take_gil)
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_event, bus_take_gil)
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_END, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN,
     KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_STOPPED,
     ORPHAN_TABLE_FULL)
-from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
+from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
@@ -236,9 +236,9 @@ cdef class Stack(Core):
         undo_begin(self.undo, f)
         table_touch(self.table, f)
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
-            return self.drop_on(p, f, s)
+            return self.drop_on(p, f, s, 1)
         e = ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
-        if fresh:
+        if fresh or not f.end[1 - s].packets and f.end[s].packets == 1:    # or reopened by the answer to a refused SYN
             e = ring_add(&self.ring, f.mask, KIND_FLOW_START, f, p, self.now, s, s == CLIENT)
             if e != NULL and f.flags & FLOW_MIDSTREAM:
                 e.flags = EV_MIDSTREAM
@@ -253,9 +253,9 @@ cdef class Stack(Core):
             return -1
         return self.reopen(f, p, s, way == WAY_ANSWERS_OTHER)
 
-    cdef int drop_on(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
-        """A further packet of a flow that was dropped or reset."""
-        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING else MOS_DROP_FLOW
+    cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil:
+        """A further packet of a flow that was dropped, or reset and then `answered` by another RST."""
+        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING and answered else MOS_DROP_FLOW
         self.answer.position = f.spare
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
@@ -272,6 +272,8 @@ cdef class Stack(Core):
         self.n.bad_checksum += 1
         if f != NULL:
             history_add(f, s, HIST_CHECKSUM)
+            if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
+                return self.drop_on(p, f, s, 0)
         e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
@@ -357,10 +359,24 @@ cdef class Stack(Core):
             return WAY_FAILED
         if self.answer.verdict >= MOS_HOLD:
             abort(self, &c)
-        else:
-            f.end[s].offset += p.payload_cap
-            slots_commit(self.undo)
+            return WAY_DONE
+        if self.bus.want_receiver and self.at_receiver(f, p, s) < 0:
+            return WAY_FAILED
+        f.end[s].offset += p.payload_cap
+        slots_commit(self.undo)
         return WAY_DONE
+
+    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
+        """A datagram is forwarded: tell those who asked for that moment."""
+        cdef uint64_t want = f.mask & self.bus.want_receiver
+        cdef event_t *e = ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
+        if e != NULL:
+            e.at = AT_RECEIVER
+        e = ring_add(&self.ring, want if p.payload_cap else 0, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
+        if e != NULL:
+            e.at = AT_RECEIVER
+            e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
+        return drain(self)
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
         """The next connection between the same ends: end this one, then take the packet as the first of a new one."""
@@ -388,11 +404,19 @@ cdef class Stack(Core):
         history_add(g, CLIENT, HIST_SYN)
         return self.flow_packet(p, FRESH_ANSWERS)
 
+    cdef void end_other(self, flow_t *f) noexcept:
+        """End another flow than the one whose packet is being finished; the answer to that packet stands."""
+        cdef answer_t kept = self.answer
+        answer_reset(&self.answer)
+        end_flow(self, f, END_REUSED)
+        answer_clear(self.bus, &self.answer)
+        self.answer = kept
+
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
-            if (<int (*)(Stack, pkt_t *, flow_t *) noexcept nogil>settle_edits_of)(self, p, f) < 0:
+            if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
         if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
             if p.reassembled:
@@ -404,7 +428,7 @@ cdef class Stack(Core):
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
         if self.answer.verdict >= MOS_DROP:
-            self.sentence(p, f)
+            self.sentence(p, f, s)
         else:
             self.n.forwarded += 1
             self.n.packets_out += 1
@@ -418,7 +442,7 @@ cdef class Stack(Core):
         self.ring.n = 0
         return -1 if self.bus.failed else 0
 
-    cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil:
+    cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
         cdef uint32_t n
         cdef int way
@@ -431,7 +455,7 @@ cdef class Stack(Core):
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
             f.flags |= FLOW_RESETTING
             for way in range(2):
-                n = make_reset(self.out, p, f, way)
+                n = make_reset(self.out, p, f, s, way)
                 if n:
                     self.n.injected += 1
                     self.n.packets_out += 1
@@ -463,8 +487,8 @@ cdef int tick_of(Stack s) noexcept:
     return s.tick()
 
 
-cdef int settle_edits_of(Stack s, pkt_t *p, flow_t *f) noexcept:
-    return s.settle_edits(p, f)
+cdef int settle_edits_of(Stack stack, pkt_t *p, flow_t *f, int s) noexcept:
+    return stack.settle_edits(p, f, s)
 
 
 cdef void report_of(Stack s, pkt_t *p, flow_t *f) noexcept:

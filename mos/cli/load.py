@@ -1,6 +1,7 @@
 """From what the user names to NFs: ready middleboxes, files, installed ones; their options; chain files."""
 import difflib
 import importlib
+import importlib.util
 import os
 import re
 import sys

@@ -6,6 +6,7 @@ SIGTERM. A reader of our output that goes away ends us by SIGPIPE, as it ends ca
 import argparse
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 

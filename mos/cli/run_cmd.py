@@ -13,7 +13,7 @@ A name with a / or ending in .py is a file (FILE.py:CLASS picks one of several),
 lists them) or an installed one. NAME=BOX calls it NAME, and so a second instance. What handlers print is standard output.
 
 examples:
-  mos run firewall nat monitor -r trace.pcap --set firewall.rules=rules.toml --set nat.address=198.51.100.1
+  mos run firewall nat monitor -r trace.pcap --set firewall.rules=rules.toml --set nat.external=192.0.2.1
   mos run ./rules.py -r trace.pcapng.gz -w out.pcap       out.pcap holds what would have left
   mos run in=./count.py out=./count.py -r trace.pcap --set out.port=80
   mos run -c chain.toml -r trace.pcap --stats=stats.json

@@ -3,26 +3,11 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.object cimport PyObject
 from mos.events.filtervm cimport Filter, program_t
+from mos.events.handler cimport (
+    MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport flow_t
-
-cdef enum:              # verdicts, weakest first; a handler returns one
-    MOS_PASS = 0
-    MOS_EDIT = 1
-    MOS_HOLD = 2
-    MOS_DROP = 3
-    MOS_DROP_FLOW = 4
-    MOS_RESET = 5
-    MOS_BYPASS = 8      # about the NF or handler, not the packet: applied at once
-    MOS_DETACH = 9
-
-cdef struct action_t:   # a C handler may say more than its verdict
-    uint32_t size
-    uint32_t spare
-    const char *why     # static text, NULL: none
-
-ctypedef int (*handler_fn)(void *ctx, const event_t *e, action_t *a) noexcept nogil
 
 cdef struct handler_t:
     handler_fn fn           # NULL: a Python callable
@@ -75,6 +60,7 @@ cdef class Bus:
     cdef void *saved            # its thread state while it does not
     cdef uint64_t sets_refused
     cdef uint64_t gil_takes
+    cdef uint64_t misanswers            # answers of C handlers that their event does not allow
     cdef readonly object error          # the HandlerError that stopped the run
     cdef readonly dict errors           # handler name -> count
     cdef readonly list functions        # Python callables by handler index, None for C
@@ -99,6 +85,7 @@ cdef class Bus:
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1
     cdef int deliver(self, answer_t *a, Event view) except -1
+    cdef int publish_for(self, const event_t *e, user) except -1
     cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1
     cdef bint holds_for(self, Filter f, user, Event view) except -1
     cdef int fail(self, str name, Event view, exc, str policy) except -1

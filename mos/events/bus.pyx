@@ -36,11 +36,7 @@ ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept
 
 cdef void answer_reset(answer_t *a) noexcept nogil:
     """No answer yet. Needs no GIL: `answer_clear` has released what the last one owned."""
-    a.verdict = MOS_PASS
-    a.stopped = 0
-    a.position = 0
-    a.handler = 0
-    a.rank = -1
+    a.verdict, a.stopped, a.position, a.handler, a.rank = MOS_PASS, 0, 0, 0, -1
     a.reason = NULL
     a.why = NULL
     a.edits = NULL
@@ -65,6 +61,11 @@ cdef void note_reason(answer_t *a, verdict, int strongest) noexcept:
 cdef void release_answer(answer_t *a) noexcept:
     Py_XDECREF(a.reason)
     Py_XDECREF(a.edits)
+
+
+cdef void release_reason(answer_t *a) noexcept:
+    Py_XDECREF(a.reason)
+    a.reason = NULL
 
 
 cdef void bus_take_gil(Bus b) noexcept nogil:
@@ -136,10 +137,17 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
         h.calls += 1
         if h.fn != NULL:
             act.size = sizeof(action_t)
+            act.published = 0
             act.why = NULL
+            act.bus = <void *>b
             verdict = h.fn(h.ctx, e, &act)
-            if verdict:
+            if verdict and allowed(b, h, e, verdict):
                 settle(b, h, e, a, verdict, rank, act.why)
+            if act.published:
+                bus_take_gil(b)
+                verdict = (<python_fn>call_python)(b, h, e, a)
+                if verdict:
+                    settle(b, h, e, a, verdict, rank, NULL)
         else:
             bus_take_gil(b)
             verdict = (<python_fn>call_python)(b, h, e, a)
@@ -148,6 +156,15 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
         if b.failed:
             return -1
     return 0
+
+
+cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
+    """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
+    cdef bint may = h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP)
+    if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
+        return True
+    b.misanswers += 1
+    return False
 
 
 cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int rank, const char *why) noexcept nogil:
@@ -163,8 +180,10 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
         a.verdict = <uint8_t>verdict
         a.position = h.position
         a.handler = h.index
-        if why != NULL:
-            a.why = why
+        a.why = why
+        if h.fn != NULL and a.reason != NULL:
+            bus_take_gil(b)
+            (<void (*)(answer_t *) noexcept nogil>release_reason)(a)
     if verdict >= MOS_HOLD and (not a.stopped or rank < a.rank):
         a.stopped = 1
         a.rank = rank
@@ -181,7 +200,10 @@ cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept:
 
 
 cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
-    """Call a Python handler with its reusable view; its verdict code. Whatever it raises is settled here."""
+    """Call a Python handler with its reusable view, or hand out what one in C has published; a verdict code.
+
+    Whatever is raised is settled here.
+    """
     cdef uint32_t slot = h.index * NKINDS + e.kind
     cdef Event view = <Event>b.views[slot]
     if view is None:
@@ -190,6 +212,8 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
         b.views[slot] = view
     view_bind(view, e)
     try:
+        if h.fn != NULL:
+            return b.deliver(a, view)
         result = b.functions[h.index](view)
         if result is None:
             return MOS_PASS if not b.queue else b.deliver(a, view)
@@ -215,9 +239,7 @@ cdef class Bus:
     def __init__(self, subscriptions, positions, engine=None, reverse=True):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
-        self.positions = max(1, positions)
-        self.reverse = bool(reverse)
-        self.engine = engine
+        self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
         self.errors, self.transitions, self.interned, self.user_rows = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
         self.members, self.queue, self.published = [], [], {}
@@ -242,12 +264,8 @@ cdef class Bus:
         """Enter one subscription; `known` shares narrowed events between those that are equal."""
         cdef uint32_t i = self.nhandlers
         cdef handler_t *h = &self.handlers[i]
-        h.index = i
-        h.position = s.position
-        h.observe = bool(s.observe)
-        h.edits = s.edits
-        h.attached = bool(s.attached)
-        h.answers = bool(s.answers)
+        h.index, h.position, h.edits = i, s.position, s.edits
+        h.observe, h.attached, h.answers = bool(s.observe), bool(s.attached), bool(s.answers)
         h.node = self.node_for(s, known)
         if s.filter is not None:
             h.filter = (<Filter?>s.filter).c
@@ -382,7 +400,7 @@ cdef class Bus:
         return code if not self.queue else (self.deliver(a, view) or code)
 
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1:
-        """Check an edit against what the handler declared; later NFs of this walk see a replaced payload at once."""
+        """Check an edit against what the handler declared; later NFs of this walk see other bytes and names at once."""
         kind = verdict.payload[0]
         needed = 2 if kind == "replace" else 1
         if h.edits != needed:
@@ -395,16 +413,22 @@ cdef class Bus:
             Py_INCREF(edits)
             a.edits = <PyObject *>edits
         (<list>a.edits).append((h.position, e.offset, verdict.payload))
+        if kind == "rewrite" and e.flow != NULL and verdict.payload[1:3] != (None, None):
+            self.engine.name_flow(<size_t>e.flow, h.position, verdict.payload[1], verdict.payload[2])
         if kind == "replace":
             e.data = <const uint8_t *><char *>(<bytes>verdict.payload[1])
         return 0
 
     def publish(self, user, Event view):
         """Queue a user-defined event; it is delivered after the handler that is running."""
+        self.publish_for(view.e, user)
+
+    cdef int publish_for(self, const event_t *e, user) except -1:
         if not isinstance(user, UserEvent):
             raise MosError(f"published {user!r}: only instances of a class derived from UserEvent can be")
-        view_stamp(user, view.e, self.engine)
+        view_stamp(user, e, self.engine)
         self.queue.append(user)
+        return 0
 
     cdef int deliver(self, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
@@ -470,5 +494,5 @@ cdef class Bus:
     def counters(self):
         """Calls and errors per handler, sets, GIL takes."""
         return {"calls": {self.names[i]: self.handlers[i].calls for i in range(self.nhandlers)}, "errors": dict(self.errors),
-                "sets": self.nsets, "sets_refused": self.sets_refused, "gil_takes": self.gil_takes,
+                "misanswers": self.misanswers, "sets": self.nsets, "sets_refused": self.sets_refused, "gil_takes": self.gil_takes,
                 "published": dict(self.published)}

@@ -320,7 +320,7 @@ def verify(program, pool, entry, record_size):
             raise FilterError(f"filter program: bad instruction {pc}: {i}")
 
 
-cdef void store(insn_t *o, i) except *:
+cdef int store(insn_t *o, i) except -1:
     o.op, o.src, o.type, o.invert, o.arg = i.op, i.src, i.type, i.invert, i.arg
     o.src2, o.type2, o.offset, o.offset2 = i.src2, i.type2, i.offset, i.offset2
     o.jt, o.jf = i.jt, i.jf
@@ -365,7 +365,7 @@ cdef class Filter:
         return filter_run(self.c, ev.e)
 
 
-cdef void name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except *:
+cdef int name_key(key_t *k, uint8_t *first_hi, bytes addr, bytes addr2, uint16_t port, uint16_t port2, int proto) except -1:
     cdef uint8_t[32] both
     memset(both, 0, 32)
     memset(k, 0, sizeof(key_t))
@@ -425,7 +425,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     return verdict
 
 
-cdef void _fill_flow(flow_t *fl, get) except *:
+cdef int _fill_flow(flow_t *fl, get) except -1:
     fl.proto = get("proto", IPPROTO_TCP)
     name_key(&fl.key, &fl.client_hi, get("client", b"\0\0\0\0"), get("server", b"\0\0\0\0"), get("client_port", 0),
              get("server_port", 0), fl.proto)
@@ -434,7 +434,7 @@ cdef void _fill_flow(flow_t *fl, get) except *:
     fl.end[CLIENT].packets, fl.end[SERVER].packets = get("client_packets", 0), get("server_packets", 0)
 
 
-cdef void _fill_packet(pkt_t *p, get, header) except *:
+cdef int _fill_packet(pkt_t *p, get, header) except -1:
     p.status, p.proto = get("status", PKT_FLOW), get("proto", IPPROTO_TCP)
     p.ipver = get("ipver", 4)
     p.number, p.wirelen, p.payload_len = get("number", 0), get("wirelen", 0), get("payload_len", 0)

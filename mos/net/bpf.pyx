@@ -3,7 +3,6 @@
 The machine is that of McCanne and Jacobson, "The BSD Packet Filter" (1993), with libpcap's MOD and XOR.
 """
 import struct
-from tempfile import NamedTemporaryFile
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -278,6 +277,7 @@ cdef class PacketFilter:
         """
         if not 0 <= linktype < 2**16:
             raise FilterError("cannot be compiled: link types are 0 to 65535")
+        from tempfile import NamedTemporaryFile     # slow to import, needed at build only
         with NamedTemporaryFile(suffix=".pcap") as file:
             file.write(struct.pack("=IHHiIII", 0xa1b2c3d4, 2, 4, 0, 0, SNAPLEN, linktype))
             file.flush()

@@ -208,3 +208,23 @@ cdef inline void *mos_slot_write(flow_t *f, uint32_t offset) noexcept nogil:
         return NULL
     slots_write(&(<layout_t **>f.slots)[0].undo, f)
     return <uint8_t *>f.slots + offset
+
+cdef inline uint32_t mos_var_offset(const flow_t *f, uint32_t var) noexcept nogil:
+    cdef const layout_t *l
+    if f == NULL or f.slots == NULL:
+        return 0
+    l = (<const layout_t **>f.slots)[0]
+    return l.offsets[var] if var < l.noffsets else 0
+
+cdef inline void *mos_var(flow_t *f, uint32_t var) noexcept nogil:
+    """mos_slot by FlowVar.index: looked up in the flow's own chain, so it serves any number of stacks at once.
+
+    NULL: no flow (`f` may be NULL), or its chain does not declare the variable.
+    """
+    cdef uint32_t offset = mos_var_offset(f, var)
+    return <uint8_t *>f.slots + offset if offset else NULL
+
+cdef inline void *mos_var_write(flow_t *f, uint32_t var) noexcept nogil:
+    """mos_slot_write by FlowVar.index, with the same NULLs as mos_var."""
+    cdef uint32_t offset = mos_var_offset(f, var)
+    return mos_slot_write(f, offset) if offset else NULL

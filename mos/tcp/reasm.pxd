@@ -78,4 +78,3 @@ cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t
 cdef void reasm_skip(reasm_t *r, budget_t *b, uint64_t next) noexcept nogil
 cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil
 cdef bint reasm_invariants(const reasm_t *r, uint64_t next) noexcept nogil
-cdef int policy_index(name) except -1

@@ -7,19 +7,10 @@ from mos.tcp import policies
 
 cdef enum:
     RELATION_COUNT = 9
-    NO_HOLE = 0
 
 cdef uint8_t[16 * RELATION_COUNT] new_wins
 for _i, _wins in enumerate(policies.table()):
     new_wins[_i] = _wins
-
-
-cdef int policy_index(name) except -1:
-    """Number of an overlap policy; ValueError names the choices."""
-    try:
-        return policies.POLICIES.index(name)
-    except ValueError:
-        raise ValueError(f"unknown overlap policy {name!r}; choose one of {', '.join(policies.POLICIES)}") from None
 
 
 cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
@@ -44,9 +35,7 @@ cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, 
     if b.used > b.peak:
         b.peak = b.used
     s.next = NULL
-    s.off = off
-    s.len = n
-    s.doubtful = doubtful
+    s.off, s.len, s.doubtful = off, n, doubtful
     memcpy(seg_data(s), data, n)
     return s
 
@@ -100,11 +89,9 @@ cdef int plan_add(plan_t *p, uint64_t off, const uint8_t *data, uint64_t n, uint
             return -1
         p.pieces = bigger
         p.cap = cap
-    p.pieces[p.n].off = off
-    p.pieces[p.n].data = data
-    p.pieces[p.n].len = <uint32_t>n
-    p.pieces[p.n].doubtful = doubtful
-    p.pieces[p.n].is_new = is_new
+    cdef piece_t *piece = &p.pieces[p.n]
+    piece.off, piece.len, piece.data = off, <uint32_t>n, data
+    piece.doubtful, piece.is_new = doubtful, is_new
     p.n += 1
     p.to = off + n
     return 0
@@ -162,12 +149,8 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
         p.dup = cut
         if r != NULL:
             compare_kept(&r.kept, &p.conflicts, off, data, cut)
-        off += cut
-        data += cut
-        len -= cut
-    p.off = off
-    p.len = len
-    p.data = data
+        off, data, len = off + cut, data + cut, len - cut
+    p.off, p.len, p.data = off, len, data
     if len == 0:
         return
     at = off
@@ -284,12 +267,11 @@ cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil:
     """Keep a refused segment's bytes until the receiver's ACK tells. Too many: the oldest go. -1: no memory or too long."""
-    cdef reasm_t *q
+    cdef reasm_t *q = NULL
     cdef seg_t *s
     cdef seg_t **at
-    if len == 0 or len > lim.doubt_bytes:
-        return -1
-    q = reasm_open(r, b)
+    if 0 < len <= lim.doubt_bytes:
+        q = reasm_open(r, b)
     if q == NULL:
         return -1
     while q.doubt != NULL and q.doubt_bytes + len > lim.doubt_bytes:
@@ -321,11 +303,8 @@ cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64
         a = max(s.off, lo)
         e = min(seg_end(s), hi)
         if a < e:
-            p.off = a
-            p.len = <uint32_t>(e - a)
-            p.data = seg_data(s) + (a - s.off)
-            p.policy = 0
-            p.doubtful = 1
+            p.off, p.len, p.data = a, <uint32_t>(e - a), seg_data(s) + (a - s.off)
+            p.policy, p.doubtful = 0, 1
             if insert(r, &p, b) == 0:
                 taken += 1
         s = s.next
@@ -334,7 +313,7 @@ cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64
 
 cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil:
     """Bytes missing between `next` and the first queued byte; 0: nothing is queued."""
-    return r.head.off - next if r != NULL and r.head != NULL else NO_HOLE
+    return r.head.off - next if r != NULL and r.head != NULL else 0
 
 
 cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil:
@@ -434,7 +413,7 @@ cdef class Reassembler:
         self.lim.doubt_bytes = 65536
         self.lim.keep = keep
         self.b.cap = budget
-        self.policy = policy_index(policy)
+        self.policy = policies.POLICIES.index(policy)
 
     def __dealloc__(self):
         reasm_free(&self.r, &self.b)

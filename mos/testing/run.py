@@ -1,6 +1,5 @@
 """Trying a handler: a chain over a conversation, and everything that came of it."""
 import os
-import tempfile
 from dataclasses import dataclass, field
 from importlib import import_module, util
 from pathlib import Path
@@ -76,6 +75,7 @@ def run(chain, packets, **settings):
     nfs = chain.nfs if isinstance(chain, Chain) else [_load(t) for t in things]
     reverse = chain.reverse if isinstance(chain, Chain) else True
     result = Result(None)
+    import tempfile
     handle, path = tempfile.mkstemp(suffix=".pcapng")
     os.close(handle)
     try:
@@ -88,7 +88,7 @@ def run(chain, packets, **settings):
         with result.engine as engine:
             engine.run(packets if isinstance(packets, (str, os.PathLike)) else list(packets))
         result.stats = engine.stats()
-        result.out = list(open_source(path))
+        result.out = [(record[1], record[2]) for record in open_source(path)]
     finally:
         os.unlink(path)
     return result

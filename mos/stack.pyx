@@ -27,16 +27,16 @@ from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
 from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
-    WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
 from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.reasm cimport reasm_free, reasm_t
-from mos.tcp.track cimport HIST_CHECKSUM, history_add, scene_t, track_open, track_time_out
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 import ipaddress
@@ -177,7 +177,7 @@ cdef class Stack(Core):
         self.n.decoded += 1
         self.fresh = 0
         if decode(self.dec, p) == PKT_FLOW:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         self.n.other += 1
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
@@ -213,11 +213,11 @@ cdef class Stack(Core):
         if e != NULL:
             e.cause = p.cause
 
-    cdef int flow_packet(self, pkt_t *p) noexcept nogil:
-        """Find or make the flow, then by transport."""
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
+        """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""
         cdef const alias_t *via = NULL
         cdef flow_t *f = table_find(self.table, &p.key, &via)
-        cdef int s, way, fresh = 0
+        cdef int s, way
         cdef event_t *e
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
@@ -226,7 +226,7 @@ cdef class Stack(Core):
             f = self.admit(p)
             if f == NULL:
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
-            fresh = 1
+            fresh = FRESH_OPENS
             s = flow_side(f, p.from_hi)
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
@@ -286,7 +286,7 @@ cdef class Stack(Core):
         cdef flow_t *f
         cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
         cdef int client_hi = p.from_hi
-        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN:
+        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
             if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
                 self.orphan(p, ORPHAN_NO_SYN)
                 return NULL
@@ -392,7 +392,7 @@ cdef class Stack(Core):
         if end_flow(self, f, END_REUSED) < 0:
             return -1
         if not answers_other:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         g = self.admit(p)
         if g == NULL:
             return -1 if self.bus.failed else self.finish(p, NULL, 0)
@@ -401,7 +401,8 @@ cdef class Stack(Core):
         g.end[CLIENT].iss = t.syn_seq
         g.end[CLIENT].flags |= END_SYN
         g.first_ns = t.syn_ns
-        return self.flow_packet(p)
+        history_add(g, CLIENT, HIST_SYN)
+        return self.flow_packet(p, FRESH_ANSWERS)
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End another flow than the one whose packet is being finished; the answer to that packet stands."""

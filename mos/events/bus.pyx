@@ -174,7 +174,7 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
             bus_take_gil(b)
             (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
         return
-    if h.observe or not h.answers:
+    if h.observe or not h.answers or e.pkt == NULL:     # a flow's last bytes: their packets are gone
         return
     if verdict > a.verdict:
         a.verdict = <uint8_t>verdict

@@ -203,8 +203,8 @@ cdef class Core:
             self.out_len = frame_copy(self.out, p)
             self.edited = 1
         if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
-            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
-                               "forwarded: Replace reaches only the packet at hand")
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} are not in it: Replace reaches only the packet "
+                               "at hand")
         return 0
 
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
@@ -287,7 +287,7 @@ cdef int put_address(uint8_t *to, text, int ipver) except -1:
 
 cdef int publish(action_t *a, const event_t *e, PyObject *event) except -1:
     """A user-defined event from a C handler: delivered when that handler has returned. With the GIL."""
-    (<Bus>a.bus).publish_for(e, <object>event)
+    (<Bus>a.bus).publish_for(e, <object>event, 1)
     a.published += 1
     return 0
 

@@ -2,7 +2,7 @@
 import os
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
@@ -33,7 +33,8 @@ TIMEOUTS = {"CLOSED": 60, "LISTEN": 60, "SYN_SENT": 130, "SYN_RECEIVED": 130, "E
 # Reassembly bounds. Per direction 4 MB out of order: Linux's largest default receive window is 6 MB and half of that is
 # overhead; 4,096 segments bound the walk through the queue. Doubtful 64 KB: evidence comes within a round trip or never.
 # Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. All directions together 1 GB.
-LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30}
+# Sets: distinct patterns of attached handlers; 65,536 of them take some 64 MB.
+LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30, "sets": 65536}
 
 
 @dataclass
@@ -81,12 +82,12 @@ class Engine:
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
         if s.raise_errors:
-            for sub in subscriptions:
-                sub.policy = "raise"
+            subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         if self.log is not None:
             subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
-        bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse)
+        bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
+                  sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
             bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key), FlowTable(max_flows=s.max_flows, hash_key=key),
             self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",

@@ -345,29 +345,27 @@ cdef class Stack(Core):
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
         """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
         cdef scene_t c
-        cdef event_t *e
-        c.flow = f
-        c.pkt = p
-        c.s = s
-        if p.payload_cap:
-            e = ring_add(&self.ring, f.mask, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
-            if e != NULL:
-                e.offset = f.end[s].offset
-                e.length = p.payload_cap
-                e.data = p.payload
+        cdef event_t e
+        c.flow, c.pkt, c.s = f, p, s
         if drain(self) < 0:
+            return WAY_FAILED
+        memset(&e, 0, sizeof(e))
+        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, 1, s == CLIENT
+        e.flow, e.pkt, e.now = f, p, self.now
+        e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
+        if p.payload_cap and f.mask >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
             return WAY_FAILED
         if self.answer.verdict >= MOS_HOLD:
             abort(self, &c)
             return WAY_DONE
-        if self.bus.want_receiver and self.at_receiver(f, p, s) < 0:
+        if self.bus.want_receiver and self.at_receiver(f, p, s, e.data) < 0:
             return WAY_FAILED
         f.end[s].offset += p.payload_cap
         slots_commit(self.undo)
         return WAY_DONE
 
-    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
-        """A datagram is forwarded: tell those who asked for that moment."""
+    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil:
+        """A datagram with this payload is forwarded: tell those who asked for that moment."""
         cdef uint64_t want = f.mask & self.bus.want_receiver
         cdef event_t *e = ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         if e != NULL:
@@ -375,7 +373,7 @@ cdef class Stack(Core):
         e = ring_add(&self.ring, want if p.payload_cap else 0, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.at = AT_RECEIVER
-            e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
+            e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, data
         return drain(self)
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:

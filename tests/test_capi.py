@@ -169,7 +169,7 @@ def test_subscribers_of_published_events_may_raise():
     @on(Ping)
     def python(ev):
         raise ValueError("no")
-    with pytest.raises(HandlerError, match="publish.publish raised ValueError"):
+    with pytest.raises(HandlerError, match="python.python raised ValueError at packet 4, Ping: no"):
         play(Chain(driver.Publish(StreamData, lambda: Ping(n=1), publishes=Ping), [python]), talk())
 
 

@@ -13,6 +13,7 @@ from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
 from mos.events.marks import on
+from mos.events.user import UserEvent
 from mos.events.views import Event
 from mos.nf import Chain, Subscription
 from mos.stack import Stack
@@ -84,7 +85,7 @@ class Engine:
         if s.raise_errors:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         if self.log is not None:
-            subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
+            subscriptions += log_subscriptions(self.log, len(self.chain.nfs))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
@@ -221,10 +222,11 @@ class Engine:
         return out | rest
 
 
-def log_subscription(log, position):
-    """The log as a handler of everything: asked first, answers nothing."""
-    return Subscription(function=log.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
-                        root=Event, observe=True, answers=False, first=True, on="Event")
+def log_subscriptions(log, position):
+    """The log as a handler of everything, user-defined events too: asked first, answers nothing."""
+    common = dict(function=log.event, position=position, moments=(0,), observe=True, answers=False, first=True)
+    return [Subscription(name="log.event", kind_mask=Event.kind_mask, root=Event, on="Event", **common),
+            Subscription(name="log.user", kind_mask=0, root=UserEvent, user_class=UserEvent, on="UserEvent", **common)]
 
 
 def anonymous():

@@ -419,6 +419,7 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
 
 cdef int commit(Core k, scene_t *c) noexcept nogil:
     """The packet is forwarded: its receiver has it from now on."""
+    k.committed = 1
     cdef flow_t *f = c.flow
     cdef end_t *S = &f.end[c.s]
     cdef int64_t ahead

@@ -175,7 +175,7 @@ cdef class Stack(Core):
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
-        self.fresh = 0
+        self.fresh = self.committed = 0
         if decode(self.dec, p) == PKT_FLOW:
             return self.flow_packet(p, 0)
         self.n.other += 1
@@ -274,6 +274,7 @@ cdef class Stack(Core):
             history_add(f, s, HIST_CHECKSUM)
             if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
                 return self.drop_on(p, f, s, 0)
+        ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
@@ -425,14 +426,16 @@ cdef class Stack(Core):
                     self.out_len = frame_copy(self.out, p)
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
-        if self.answer.verdict >= MOS_DROP:
-            self.sentence(p, f, s)
-        else:
+        if self.answer.verdict < MOS_DROP or self.committed:
             self.n.forwarded += 1
             self.n.packets_out += 1
             if self.writer is not None:
                 self.writer.write(p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
                                   p.wirelen)
+        elif self.answer.position != 65535:
+            self.dropped_by[self.answer.position] += 1
+        if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
+            self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:
             bus_take_gil(self.bus)
             (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
@@ -441,13 +444,9 @@ cdef class Stack(Core):
         return -1 if self.bus.failed else 0
 
     cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
-        """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
+        """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
         cdef uint32_t n
         cdef int way, first
-        if self.answer.position != 65535:
-            self.dropped_by[self.answer.position] += 1
-        if f == NULL or self.answer.verdict < MOS_DROP_FLOW:
-            return
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:

@@ -162,7 +162,7 @@ def test_answers_to_published_events_count():
         return RESET("by subscriber")
     box = driver.Publish(StreamData, lambda: Ping(n=1), verdict=3, publishes=Ping)
     verdicts = play(Chain(box, [python]), talk())[1]
-    assert verdicts[0][:2] == (5, 0)
+    assert verdicts[0][:2] == (5, 1)
 
 
 def test_subscribers_of_published_events_may_raise():

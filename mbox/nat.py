@@ -13,7 +13,7 @@ options   external   addresses to share (required)
                      (hosts that its inside end has flows with)
 events    FlowStart (answers Rewrite, DROP_FLOW), FlowEnd, PacketIn and BadChecksum of packets without a flow (answers DROP)
 state     a Pool of ports per protocol and external address; mappings by inside and by external end; what each flow uses
-example   mos run nat -r pcaps/http_two.pcap -w out.pcap --set nat.external=192.0.2.1
+example   mos run nat -r pcaps/http_two.pcap -w out.pcap --set nat.external=192.0.2.1 --set nat.inside=10.77.0.1/32
 """
 from collections import Counter
 from dataclasses import dataclass, field

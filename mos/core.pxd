@@ -92,6 +92,7 @@ cdef class Core:
     cdef int truth, pickup, verify
     cdef uint8_t policy
     cdef uint64_t until         # the number of the last packet to take; 0: all
+    cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame

@@ -136,8 +136,6 @@ class NF:
         found = []
         for cls in reversed(type(self).__mro__):
             for name, value in vars(cls).items():
-                if marks_of(value) and hasattr(NF, name):
-                    raise ChainError(f"{self.label()}: the handler {name} takes the place of NF.{name}; give it another name")
                 if marks_of(value) and getattr(type(self), name) is value:
                     found.append((marks_of(value), getattr(self, name)))
         return found

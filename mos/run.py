@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
-from mos.events.marks import marks_of
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
 from mos.events.marks import on
+from mos.events.user import UserEvent
 from mos.events.views import Event
 from mos.nf import Chain, Subscription
 from mos.stack import Stack
@@ -85,7 +85,7 @@ class Engine:
         if s.raise_errors:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         if self.log is not None:
-            subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
+            subscriptions += log_subscriptions(self.log, len(self.chain.nfs))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
@@ -100,14 +100,8 @@ class Engine:
         self.source = None
         self.closed = False
         with self.slots:
-            self._hooks("start")
-
-    def _hooks(self, name):
-        """Tell every NF. A handler that happens to be called `start` or `stop` is no hook."""
-        for nf in self.chain.nfs:
-            hook = getattr(nf, name)
-            if not marks_of(hook):
-                hook(self)
+            for nf in self.chain.nfs:
+                nf.start(self)
 
     def __enter__(self):
         return self
@@ -158,7 +152,8 @@ class Engine:
         try:
             with self.slots:
                 self.stack.finish_all()
-                self._hooks("stop")
+                for nf in self.chain.nfs:
+                    nf.stop(self)
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
@@ -227,10 +222,11 @@ class Engine:
         return out | rest
 
 
-def log_subscription(log, position):
-    """The log as a handler of everything: asked first, answers nothing."""
-    return Subscription(function=log.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
-                        root=Event, observe=True, answers=False, first=True, on="Event")
+def log_subscriptions(log, position):
+    """The log as a handler of everything, user-defined events too: asked first, answers nothing."""
+    common = dict(function=log.event, position=position, moments=(0,), observe=True, answers=False, first=True)
+    return [Subscription(name="log.event", kind_mask=Event.kind_mask, root=Event, on="Event", **common),
+            Subscription(name="log.user", kind_mask=0, root=UserEvent, user_class=UserEvent, on="UserEvent", **common)]
 
 
 def anonymous():

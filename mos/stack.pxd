@@ -13,7 +13,7 @@ cdef class Stack(Core):
     cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
-    cdef int flow_packet(self, pkt_t *p) noexcept nogil
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef flow_t *admit(self, const pkt_t *p) noexcept nogil

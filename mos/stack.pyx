@@ -27,16 +27,16 @@ from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
 from mos.core cimport DROPPED_PROGRAM, NOBODY, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
-    WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
 from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.reasm cimport reasm_free, reasm_t
-from mos.tcp.track cimport HIST_CHECKSUM, history_add, scene_t, track_open, track_time_out
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 import ipaddress
@@ -175,9 +175,9 @@ cdef class Stack(Core):
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
-        self.fresh = 0
+        self.fresh = self.committed = 0
         if decode(self.dec, p) == PKT_FLOW:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         self.n.other += 1
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
@@ -213,11 +213,11 @@ cdef class Stack(Core):
         if e != NULL:
             e.cause = p.cause
 
-    cdef int flow_packet(self, pkt_t *p) noexcept nogil:
-        """Find or make the flow, then by transport."""
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
+        """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""
         cdef const alias_t *via = NULL
         cdef flow_t *f = table_find(self.table, &p.key, &via)
-        cdef int s, way, fresh = 0
+        cdef int s, way
         cdef event_t *e
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
@@ -226,7 +226,7 @@ cdef class Stack(Core):
             f = self.admit(p)
             if f == NULL:
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
-            fresh = 1
+            fresh = FRESH_OPENS
             s = flow_side(f, p.from_hi)
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
@@ -274,6 +274,7 @@ cdef class Stack(Core):
             history_add(f, s, HIST_CHECKSUM)
             if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
                 return self.drop_on(p, f, s, 0)
+        ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
@@ -286,7 +287,7 @@ cdef class Stack(Core):
         cdef flow_t *f
         cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
         cdef int client_hi = p.from_hi
-        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN:
+        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
             if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
                 self.orphan(p, ORPHAN_NO_SYN)
                 return NULL
@@ -390,7 +391,7 @@ cdef class Stack(Core):
         if end_flow(self, f, END_REUSED) < 0:
             return -1
         if not answers_other:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         g = self.admit(p)
         if g == NULL:
             return -1 if self.bus.failed else self.finish(p, NULL, 0)
@@ -399,7 +400,8 @@ cdef class Stack(Core):
         g.end[CLIENT].iss = t.syn_seq
         g.end[CLIENT].flags |= END_SYN
         g.first_ns = t.syn_ns
-        return self.flow_packet(p)
+        history_add(g, CLIENT, HIST_SYN)
+        return self.flow_packet(p, FRESH_ANSWERS)
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End another flow than the one whose packet is being finished; the answer to that packet stands."""
@@ -424,14 +426,18 @@ cdef class Stack(Core):
                     self.out_len = frame_copy(self.out, p)
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
-        if self.answer.verdict >= MOS_DROP:
-            self.sentence(p, f, s)
-        else:
+        if self.answer.verdict < MOS_DROP or self.committed:
             self.n.forwarded += 1
             self.n.packets_out += 1
             if self.writer is not None:
                 self.writer.write(p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
                                   p.wirelen)
+        elif self.answer.position != 65535:
+            self.dropped_by[self.answer.position] += 1
+        elif f != NULL and f.flags & FLOW_DROPPED:
+            self.n.dropped[DROPPED_PROGRAM] += 1
+        if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
+            self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:
             bus_take_gil(self.bus)
             (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
@@ -440,20 +446,15 @@ cdef class Stack(Core):
         return -1 if self.bus.failed else 0
 
     cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
-        """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
+        """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
         cdef uint32_t n
-        cdef int way
-        if self.answer.position != 65535:
-            self.dropped_by[self.answer.position] += 1
-        elif f != NULL and f.flags & FLOW_DROPPED:
-            self.n.dropped[DROPPED_PROGRAM] += 1
-        if f == NULL or self.answer.verdict < MOS_DROP_FLOW:
-            return
+        cdef int way, first
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
+            first = 1 if f.flags & FLOW_RESETTING else 0
             f.flags |= FLOW_RESETTING
-            for way in range(2):
+            for way in range(first, 2):     # later segments: their sender has missed our RST, or its challenge ACK asks for one
                 n = make_reset(self.out, p, f, s, way)
                 if n:
                     self.n.injected += 1

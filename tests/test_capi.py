@@ -54,7 +54,8 @@ class Twin:
             data = ev.data if isinstance(ev, StreamData) else ev.packet.payload if isinstance(ev, Retransmission) else None
             ends = [(None, 0)] * 2
             if flow is not None:
-                ends = [(ipaddress.ip_address(str(a)).packed, p) for a, p in ((ev.client, ev.client_port), (ev.server, ev.server_port))]
+                ends = [(ipaddress.ip_address(a).packed, port)
+                        for a, port in ((ev.client, ev.client_port), (ev.server, ev.server_port))]
             version = 0 if flow is None else 4 if len(ends[0][0]) == 4 else 6
             self.seen.append((flow.id if flow else 0, ev.to_server, data, version, *ends[0], *ends[1]))
         return note

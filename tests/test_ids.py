@@ -6,25 +6,9 @@ from source_tree import ROOT
 
 from mbox.ids import Alert, Ids
 from mos import Chain, Engine, UsageError, on
+from mos.events import FlowStart
 from mos.testing import merge, tcp, udp
 
-RULES = """
-[[rule]]
-name = "traversal"
-content = "/../../"
-direction = "to_server"
-action = "reset"
-
-[[rule]]
-name = "shellshock"
-hex = "28 29 20 7B"
-
-[[rule]]
-name = "sql"
-content = "union%20select"
-nocase = true
-action = "drop"
-"""
 rule = st.fixed_dictionaries({
     "text": st.text("abAé", min_size=1, max_size=5), "nocase": st.booleans(),
     "direction": st.sampled_from(["to_server", "to_client", "both"])})
@@ -147,20 +131,31 @@ def test_search_begins_anew_behind_a_gap():
     assert [a[1] for a in alerts] == [6]
 
 
+def test_states_of_other_rules_begin_anew():
+    box, found = Ids(patterns=["ab"], nocase=True, show=False), []
+
+    @on(FlowStart)
+    def spoil(ev):
+        box.states[ev.flow] = -1
+    chat = tcp("10.0.0.1:1", "10.0.0.2:80").send(b"aB").send(b"AB")
+    with Engine(Chain([spoil], box, [on(Alert)(lambda ev: found.append(ev.offset))])) as engine:
+        for ns, frame in chat:
+            engine.feed(frame, ns)
+    assert found == [0, 2]
+
+
 def test_other_direction_survives_a_gap():
     chat = tcp("10.0.0.1:1", "10.0.0.2:80").send(b"x").reply(b"ab").send(b"..").wait(5).send(b"y").send(b"y").reply(b"cd")
     alerts, _ = search(chat.lose(lambda p: p.payload == b".."), Ids(patterns=["abcd"], show=False))
     assert [a[1:3] for a in alerts] == [(0, "to_client")]
 
 
-def test_recorded_attacks(tmp_path, capsys):
-    rules = tmp_path / "rules.toml"
-    rules.write_text(RULES)
-    with Engine(Chain(Ids(rules=rules))) as engine:
+def test_recorded_attacks(capsys):
+    with Engine(Chain(Ids(rules=ROOT / "examples" / "attacks.toml"))) as engine:
         engine.run(str(ROOT / "pcaps" / "http_attacks.pcap"))
     said = capsys.readouterr().out.splitlines()
-    assert [(line.split(":")[0], line.split(", ")[-1]) for line in said] == [
-        ("traversal", "reset"), ("shellshock", "alert"), ("sql", "drop")]
+    assert [(line.split(" (")[0].split(":")[0], line.split(", ")[-1]) for line in said] == [
+        ("path traversal", "alert"), ("shellshock", "alert"), ("SQL injection", "drop")]
     assert "10.77.0.1:56460" in said[0] and "to_server, byte 4," in said[0]
 
 

@@ -51,7 +51,7 @@ def test_one_flow_with_two_names_both_ways():
 
 
 def test_a_recorded_download_keeps_its_bytes():
-    plain, behind = run([], "pcaps/http_two.pcap"), run(Nat(external=OUTSIDE), "pcaps/http_two.pcap")
+    plain, behind = (run(chain, "pcaps/http_two.pcap") for chain in ([], Nat(external=OUTSIDE, inside="10.77.0.1/32")))
     frames = [[dpkt.ethernet.Ethernet(frame).data for _, frame in r.out] for r in (plain, behind)]
     packets = [[ip for ip in ips if isinstance(ip, dpkt.ip.IP)] for ips in frames]
     assert [bytes(ip.data.data) for ip in packets[0]] == [bytes(ip.data.data) for ip in packets[1]]

@@ -370,11 +370,3 @@ def test_progress_is_drawn_on_a_terminal_and_taken_away(box, tmp_path):
         assert run.wait(60) == 0
         assert (b"packets/s" in seen) == drawn
         assert not drawn or b"\r\x1b[Kmos: " in seen
-
-
-def test_a_handler_may_be_called_like_a_hook(box, capsys):
-    """`start` and `stop` of an NF take the engine; with a mark on them they are handlers and nothing else."""
-    text = COUNTER.replace("def begin(", "def start(").replace("def end(", "def stop(").replace("    def stop(self, engine):\n"
-                           '        print(self.label(), "flows", engine.value(self.hits))\n', "")
-    assert main(["run", box(text), "-r", str(FILE), "-q"]) == 0
-    assert capsys.readouterr().out == "rules 100327\nrules 120327\n"

@@ -72,5 +72,5 @@ def test_mistakes_are_raised():
 
     with pytest.raises(HandlerError, match="broken raised KeyError"):
         run(broken, HELLO)
-    with pytest.raises(ChainError, match="takes the place of NF.start"):
-        run(type("Clash", (NF,), {"start": on(FlowStart)(lambda self, ev: None)}), HELLO)
+    with pytest.raises(ChainError, match="no middlebox"):
+        run(5, HELLO)

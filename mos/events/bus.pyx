@@ -177,7 +177,7 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
             bus_take_gil(b)
             (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
         return
-    if h.observe or not h.answers or not ANSWERABLE >> e.kind & 1:
+    if h.observe or not h.answers or not ANSWERABLE >> e.kind & 1 or e.pkt == NULL:     # no packet: a flow's last bytes
         return
     if verdict == MOS_EDIT:
         b.serial += 1               # other bytes from here on, so predicates are asked again

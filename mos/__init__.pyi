@@ -8,7 +8,7 @@ from mos.errors import (
     MosError as MosError, StaleEvent as StaleEvent, StaleFlow as StaleFlow, UsageError as UsageError,
     VerdictError as VerdictError)
 from mos.events import Event
-from mos.events.marks import derive as derive, on as on
+from mos.events.marks import derive as derive, every as every, on as on
 from mos.events.narrow import Narrowed
 from mos.events.user import Blob as Blob, Ip as Ip, Text as Text, UserEvent as UserEvent
 from mos.flow.view import Flow
@@ -20,7 +20,7 @@ __all__ = [
     "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "every", "on", "open", "option",
 ]
 
 _T = TypeVar("_T")

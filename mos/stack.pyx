@@ -30,7 +30,7 @@ from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
 from mos.core cimport DROPPED_PROGRAM, NOBODY, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
-from mos.lifetime cimport end_flow, expire, release
+from mos.lifetime cimport end_flow, expire, release, start_timers
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
 from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
@@ -192,6 +192,8 @@ cdef class Stack(Core):
     cdef void set_clock(self, int64_t ts) noexcept nogil:
         """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
         stamp must not time every flow out."""
+        if self.now == 0:
+            start_timers(self, ts)
         if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
             self.now = self.slots.now = ts
             self.leap = 0

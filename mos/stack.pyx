@@ -21,7 +21,7 @@ from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
-from mos.flow.table cimport table_alias, table_create, table_find, table_first, table_remove, table_touch, table_victim
+from mos.flow.table cimport NIL, table_at, table_create, table_find, table_first, table_remove, table_touch, table_victim
 from mos.flow.view cimport Flow, flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
 from mos.net.bpf cimport bpf_run, bpf_t
@@ -29,7 +29,7 @@ from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
-from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
+from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
@@ -304,7 +304,7 @@ cdef class Stack(Core):
                 return NULL
         f.client_hi = <uint8_t>client_hi
         f.proto = p.proto
-        f.policy = self.policy
+        f.policy = self.policies_for(f)
         f.set_id = 0
         f.mask = self.bus.sets[0].mask
         f.first_ns = f.last_ns = self.now
@@ -322,16 +322,21 @@ cdef class Stack(Core):
         return f
 
     cdef int make_room(self, const pkt_t *p) noexcept nogil:
-        """Make room: the oldest embryonic flow goes, else the one that was silent for longest. Never in silence."""
+        """The table is full: end a flow by the policy, or none. Never in silence."""
         cdef flow_t *victim = table_victim(self.table)
+        cdef flow_t *other
         cdef event_t *e
-        if victim == NULL:
-            return 0
+        if self.full_policy == FULL_LRU and victim != NULL and self.table.oldest[1] != NIL:
+            other = table_at(self.table, self.table.oldest[1])
+            if other.last_ns < victim.last_ns:
+                victim = other
         e = ring_add(&self.ring, self.bus.any_mask, KIND_CAP_REACHED, NULL, p, self.now, 0, 1)
         if e != NULL:
             e.cause = CAP_FLOWS
         if drain(self) < 0:
             return -1
+        if victim == NULL or self.full_policy == FULL_REFUSE:
+            return 0
         return end_flow(self, victim, END_EVICTED)
 
     cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil:

@@ -24,7 +24,11 @@ cdef enum:              # counters.dropped: causes that are no NF's
     DROPPED_CAP = 0         # inline: a segment beyond the reassembly caps, so that TCP sends it again
     DROPPED_FRAGMENT = 1    # a rewritten flow's datagram came in fragments that cannot be patched
     DROPPED_TABLE = 2       # policy of a full table
-    NDROPPED = 3
+    DROPPED_PROGRAM = 3     # `flow.verdict` outside all handlers
+    NDROPPED = 4
+
+cdef enum:
+    NOBODY = 255            # flow_t.spare: no NF asked for the drop
 
 cdef enum:
     RST_SILENCE_S = 10      # after a RST in doubt nobody spoke for so long: it was taken

@@ -128,6 +128,7 @@ cdef class Core:
         cdef flow_t *f = alive(flow)
         if verdict.name not in ("DROP_FLOW", "RESET"):
             raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
+        f.spare = <uint8_t>self.bus.handlers[self.bus.asking].position if self.bus.asking >= 0 else NOBODY
         f.flags |= FLOW_DROPPED | (FLOW_RESETTING if verdict.name == "RESET" else 0)
 
     def flow_domain(self, domain):
@@ -191,6 +192,25 @@ cdef class Core:
                                 t.side[side].gap_bytes, t.side[side].out_of_order, t.side[side].dup_acks,
                                 t.side[side].zero_windows, t.side[side].refused)))
 
+    def find_flow(self, proto, a, a_port, b, b_port):
+        """The live `Flow` between two ends outside VLANs and tunnels, whichever of them is the client; None: there is none.
+
+        ICMP echo: the identifier stands in both ports.
+        """
+        cdef key_t like, k
+        cdef uint8_t[32] addr
+        cdef const alias_t *via = NULL
+        cdef flow_t *f
+        ends = [ipaddress.ip_address(x) for x in (a, b)]
+        memset(&like, 0, sizeof(like))
+        like.ipver = ends[0].version
+        like.proto = {"tcp": 6, "udp": 17, "icmp": 1 if like.ipver == 4 else 58}[proto]
+        put_address(addr, ends[0], like.ipver)
+        put_address(addr + 16, ends[1], like.ipver)
+        key_make(&k, &like, addr, a_port, addr + 16, b_port)
+        f = table_find(self.table, &k, &via)
+        return flow_view(f, self) if f != NULL else None
+
     def live_flows(self):
         """A `Flow` for each flow in the table, the one idle for longest first."""
         cdef flow_t *f = table_first(self.table)
@@ -212,7 +232,8 @@ cdef class Core:
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2]},
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
+                             "program": n.dropped[3]},
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,

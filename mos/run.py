@@ -197,6 +197,10 @@ class Engine:
         """What a Count, Map, Pool or Table of the chain holds."""
         return self.slots.value(declaration)
 
+    def find(self, proto, a, a_port, b, b_port):
+        """The live flow between two ends, whichever opened it ("tcp", "udp" or "icmp"); None if there is none."""
+        return self.stack.find_flow(proto, a, a_port, b, b_port)
+
     def flows(self):
         """Live flows, the one idle for longest first."""
         return self.stack.live_flows()

@@ -264,10 +264,9 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
     cdef end_t *S = &c.flow.end[c.s]
     if k.truth == TRUTH_INLINE:
-        k.answer.verdict = MOS_DROP
-        k.answer.stopped = 1
-        k.answer.position = 65535
-        k.n.dropped[0] += 1
+        if k.answer.verdict < MOS_DROP:
+            k.answer.verdict, k.answer.stopped, k.answer.position = MOS_DROP, 1, 65535
+            k.n.dropped[0] += 1
         return 0
     while k.plan.over:
         if S.reasm == NULL or (<reasm_t *>S.reasm).head == NULL:
@@ -309,12 +308,13 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
     e.to_server = side == CLIENT
     e.flow, e.pkt, e.now = c.flow, c.pkt, k.now
     for i in range(plan.n):
-        e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].data
+        e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].shown
         e.flags = EV_DOUBTFUL if plan.pieces[i].doubtful else 0
         if r != NULL and r.offered > e.offset and at == AT_SENDER:
             e.flags |= EV_REDELIVERED
         if tell(k, &e) < 0:
             return -1
+        plan.pieces[i].shown = e.data
     return 0
 
 cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:

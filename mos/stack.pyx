@@ -29,7 +29,8 @@ from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
-from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
+from mos.core cimport (
+    DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t)
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
@@ -256,7 +257,7 @@ cdef class Stack(Core):
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil:
         """A further packet of a flow that was dropped, or reset and then `answered` by another RST."""
         self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING and answered else MOS_DROP_FLOW
-        self.answer.position = f.spare
+        self.answer.position = f.spare if f.spare != NOBODY else 65535
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
         if e != NULL:
@@ -439,6 +440,8 @@ cdef class Stack(Core):
                                   p.wirelen)
         elif self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
+        elif f != NULL and f.flags & FLOW_DROPPED:
+            self.n.dropped[DROPPED_PROGRAM] += 1
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
             self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:

@@ -49,7 +49,7 @@ class Firewall(NF):
 
     @on(PacketIn, where="ip_version > 0 and not protocol in {1, 6, 17, 58} and not flow_id > 0")
     @on(BadChecksum, where="not flow_id > 0")
-    @on(Orphan)
+    @on(Orphan, where="cause != stopped")
     @on(Malformed)
     def stray(self, ev):
         if self.default == "drop":
@@ -127,4 +127,5 @@ def one_of(place, value, known):
     if isinstance(value, str) and value in known:
         return value
     near = difflib.get_close_matches(str(value), known, 1)
-    raise UsageError(f"{place} cannot be {value!r}" + (f"; did you mean {near[0]!r}?" if near else f"; choose {', '.join(known)}"))
+    hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)}"
+    raise UsageError(f"{place} cannot be {value!r}; {hint}")

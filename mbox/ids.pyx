@@ -29,7 +29,7 @@ from mos.events import StreamData, StreamGap
 import_mos()
 
 # A state is 16 bits, so that the four a flow keeps (two automata, two directions) are one integer slot. That is room for 64 KB
-# of patterns that share no beginning; the table is then 32 MB at the worst (every byte value in use).
+# of patterns that share no beginning; the table is then 64 MB at the worst (every byte value in use).
 cdef enum:
     STATES_MAX = 65536
 
@@ -48,6 +48,7 @@ cdef struct machine_t:
     uint16_t *next
     uint8_t  column[256]    # 0: in no pattern
     uint32_t shift          # a row has 1 << shift columns
+    uint32_t states
     uint32_t first          # states from here on end a pattern
     uint16_t *shorter       # by state - first: the longest proper suffix that ends one too, 0: none
     uint32_t *start         # by state - first: its own patterns are rules[start[i]:start[i + 1]]
@@ -112,7 +113,8 @@ cdef class Trie:
         bytes_used = sorted({byte for children in self.children for byte in children})
         columns = {byte: 1 + k for k, byte in enumerate(bytes_used)}
         m.shift = len(columns).bit_length()
-        m.first = len(ends) - sum(ends)
+        m.states = len(ends)
+        m.first = m.states - sum(ends)
         m.next = <uint16_t *>calloc(len(ends) << m.shift, sizeof(uint16_t))
         m.shorter = <uint16_t *>calloc(sum(ends) + 1, sizeof(uint16_t))
         m.start = <uint32_t *>calloc(sum(ends) + 1, sizeof(uint32_t))
@@ -129,7 +131,10 @@ cdef class Trie:
                 m.next[row + <uint32_t>columns[byte]] = number[child]
         for state in order[m.first:]:
             suffix = self.fail[state]
-            m.shorter[i] = number[suffix] if self.own[suffix] else (m.shorter[<uint32_t>number[suffix] - m.first] if ends[suffix] else 0)
+            if self.own[suffix]:
+                m.shorter[i] = number[suffix]
+            elif ends[suffix]:
+                m.shorter[i] = m.shorter[<uint32_t>number[suffix] - m.first]
             for rule in self.own[state]:
                 m.rules[n] = rule
                 n += 1
@@ -193,6 +198,8 @@ cdef int search(void *ctx, const event_t *e, action_t *a) noexcept nogil:
     if slot != NULL:
         old = slot[0]
     exact, folded = (old >> way) & 0xffff, (old >> way >> 16) & 0xffff
+    if exact >= c.exact.states or folded >= c.folded.states:    # a slot can be written from Python, or be of other rules
+        exact = folded = 0
     for i in range(n):
         exact = step(&c.exact, exact, data[i])
         folded = step(&c.folded, folded, data[i])

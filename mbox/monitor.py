@@ -63,8 +63,8 @@ class Monitor(NF):
 
     def stop(self, engine):
         flows, reasons = ({label: n for label, n in sorted(engine.value(c).items())} for c in (self.protocols, self.reasons))
-        print_table(f"flows: {sum(flows.values())}{listed(flows)}, bytes: {engine.value(self.bytes)}, ended{listed(reasons) or ': 0'}",
-                    sorted(self.largest[""], reverse=True))
+        title = f"flows: {sum(flows.values())}{listed(flows)}, bytes: {engine.value(self.bytes)}"
+        print_table(f"{title}, ended{listed(reasons) or ': 0'}", sorted(self.largest[""], reverse=True))
 
     def row(self, flow, end):
         """What sorts it, and its cells."""

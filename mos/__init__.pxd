@@ -60,7 +60,10 @@ cdef inline int mos_publish(const event_t *e, action_t *a, object event) except 
     return (<const mos_api_t *>mos_api_found).publish(a, e, <PyObject *>event)
 
 cdef inline const uint8_t *mos_payload(const event_t *e, uint64_t *length) noexcept nogil:
-    """The event's bytes and how many: StreamData's data, OverlapConflict's new bytes. NULL and 0 for all other events."""
+    """The event's bytes and how many: StreamData's, OverlapConflict's new ones, a Retransmission's if they are all here.
+
+    NULL and 0 for all other events.
+    """
     length[0] = e.length if e.data != NULL else 0
     return e.data
 

@@ -1,13 +1,15 @@
 """Network middleboxes as Python event handlers over one shared TCP stack."""
-from mos.errors import (
-    CaptureError, ChainError, FilterError, HandlerError, MosError, StaleEvent, StaleFlow, UsageError, VerdictError)
-from mos.events.filter import Filter, compile_filter
-from mos.events.marks import derive, on
-from mos.events.user import Blob, Ip, Text, UserEvent
-from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
-from mos.nf import NF, Chain, Native, option
-from mos.run import Capture, Engine, Settings
-from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
+TYPE_CHECKING = False       # type checkers take it for true by its name; `typing` would cost 2 ms
+if TYPE_CHECKING:
+    from mos.errors import (
+        CaptureError, ChainError, FilterError, HandlerError, MosError, StaleEvent, StaleFlow, UsageError, VerdictError)
+    from mos.events.filter import Filter, compile_filter
+    from mos.events.marks import derive, on
+    from mos.events.user import Blob, Ip, Text, UserEvent
+    from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
+    from mos.nf import NF, Chain, Native, option
+    from mos.run import Capture, Engine, Settings
+    from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
 
 __version__ = "0.1.0"
 
@@ -19,6 +21,38 @@ __all__ = [
 ]
 
 
+# Where each public name lives. A module is imported when one of its names is first used: `mos --help` and most middleboxes
+# need few of them, and all together take ten times as long as Python itself.
+_HOMES = {
+    "mos.errors": ("CaptureError", "ChainError", "FilterError", "HandlerError", "MosError", "StaleEvent", "StaleFlow", "UsageError",
+                   "VerdictError"),
+    "mos.events.filter": ("Filter", "compile_filter"),
+    "mos.events.marks": ("derive", "on"),
+    "mos.events.user": ("Blob", "Ip", "Text", "UserEvent"),
+    "mos.events.verdict": ("BYPASS", "DETACH", "DROP", "DROP_FLOW", "PASS", "RESET", "Replace", "Rewrite", "Verdict"),
+    "mos.nf": ("NF", "Chain", "Native", "option"),
+    "mos.run": ("Capture", "Engine", "Settings"),
+    "mos.state.kinds": ("Count", "FlowState", "FlowVar", "Map", "Pool", "Table"),
+}
+_SUBMODULES = ("errors", "events")      # `import mos` alone gives these, too
+
+
+def __getattr__(name):
+    from importlib import import_module
+    if name in _SUBMODULES:
+        return import_module(f"mos.{name}")
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(home), name)
+            return value
+    raise AttributeError(f"module 'mos' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
 def open(what, **settings):     # noqa: A001 - named as in `mos.open("x.pcap")`
     """A capture to walk in Python: `for ev in mos.open("x.pcap").events(FlowEnd): …`. `settings` as in `Settings`."""
+    from mos.run import Capture
     return Capture(what, **settings)

@@ -88,6 +88,7 @@ cdef class Core:
     cdef int truth, pickup, verify
     cdef uint8_t policy
     cdef uint64_t until         # the number of the last packet to take; 0: all
+    cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
@@ -101,7 +102,8 @@ cdef class Core:
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
     cdef void drop_timer(self, user_timer_t *t) noexcept
-    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept
-    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1
+    cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
+    cdef void end_other(self, flow_t *f) noexcept
+    cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
     cdef void report(self, pkt_t *p, flow_t *f) noexcept

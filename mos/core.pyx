@@ -4,11 +4,11 @@ from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.pycapsule cimport PyCapsule_New
-from mos.events.bus cimport answer_t
+from mos.events.bus cimport MOS_DROP_FLOW
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_name_at, flow_side
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
-from mos.flow.table cimport table_alias, table_first, table_next
+from mos.flow.table cimport table_alias, table_find, table_first, table_next
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
@@ -180,12 +180,12 @@ cdef class Core:
             "timers": self.timers_live, "ring_lost": self.ring.lost,
         }
 
-    cdef int settle_edits(self, pkt_t *p, flow_t *f) noexcept:
+    cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept:
         """Apply what handlers answered: other bytes, other addresses for the flow, another TTL."""
         try:
             for position, offset, payload in <list>self.answer.edits:
                 if payload[0] == "replace":
-                    self.replace(p, f, offset, payload[1])
+                    self.replace(p, f, s, offset, payload[1])
                 else:
                     self.rename(p, f, position, payload[1], payload[2], payload[3])
             return 0
@@ -194,29 +194,21 @@ cdef class Core:
             self.bus.failed = 1
             return -1
 
-    cdef int replace(self, pkt_t *p, flow_t *f, uint64_t offset, bytes data) except -1:
+    cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1:
         """Other bytes at a stream offset of this packet: only what this packet brings can still be changed."""
         cdef int64_t at = 0
-        cdef int s
         if f != NULL and p.proto == IPPROTO_TCP:
-            s = flow_side(f, p.from_hi)
             at = <int64_t>(offset - f.end[s].offset) - seq_diff(p.seq + (1 if p.tcp_flags & TCP_SYN else 0), f.end[s].nxt)
         if not self.edited:
             self.out_len = frame_copy(self.out, p)
             self.edited = 1
         if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
-            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} came in an earlier packet, which has been "
-                               "forwarded: Replace reaches only the packet at hand")
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} are not in it: Replace reaches only the packet "
+                               "at hand")
         return 0
 
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
-        """Other names for the rest of the flow (its second key must be free), or another TTL for this packet."""
-        cdef key_t k
-        cdef uint8_t client_hi = 0
-        cdef const key_t *was
-        cdef uint8_t[32] addr
-        cdef uint16_t cport, sport
-        cdef int rc
+        """Other names for the rest of the flow, or another TTL for this packet. A flow whose new name is taken is dropped."""
         if ttl is not None:
             if not self.edited:
                 self.out_len = frame_copy(self.out, p)
@@ -226,7 +218,25 @@ cdef class Core:
             return 0
         if f == NULL:
             raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
-        was = flow_name_at(f, position, &client_hi)
+        if self.name_flow(<size_t>f, position, client, server, True) <= 0 and self.answer.verdict < MOS_DROP_FLOW:
+            self.answer.verdict, self.answer.position = MOS_DROP_FLOW, position
+            self.answer.why = b"another flow has the new name"
+        return 0
+
+    def name_flow(self, size_t flow, position, client, server, final=False):
+        """Behind the NF at `position` the flow at this address is called `client` and `server`; None: as before it.
+
+        1: done. 0: another flow has that name; one that was dropped gives it up if this is `final`, after the walk.
+        -1: a flow has at most four names. Raises VerdictError for an address of the other IP version.
+        """
+        cdef flow_t *f = <flow_t *>flow
+        cdef flow_t *other
+        cdef key_t k
+        cdef uint8_t client_hi = 0
+        cdef const key_t *was = flow_name_at(f, position, &client_hi)
+        cdef const alias_t *via = NULL
+        cdef uint8_t[32] addr
+        cdef uint16_t cport, sport
         memcpy(addr, &was.hi_addr[0] if client_hi else &was.lo_addr[0], 16)
         memcpy(addr + 16, &was.lo_addr[0] if client_hi else &was.hi_addr[0], 16)
         cport, sport = was.hi_port if client_hi else was.lo_port, was.lo_port if client_hi else was.hi_port
@@ -237,11 +247,14 @@ cdef class Core:
             put_address(addr + 16, server[0], was.ipver)
             sport = server[1]
         client_hi = <uint8_t>key_make(&k, was, addr, cport, addr + 16, sport)
-        rc = table_alias(self.table, f, &k, client_hi, position)
-        if rc <= 0:
-            raise VerdictError(f"packet {p.number}: the flow cannot be named {client} > {server}: " +
-                               ("another flow has that name" if rc == 0 else "a flow has at most four names"))
-        return 0
+        if final:
+            other = table_find(self.table, &k, &via)
+            if other != NULL and other != f and other.flags & FLOW_DROPPED:
+                self.end_other(other)
+        return table_alias(self.table, f, &k, client_hi, position)
+
+    cdef void end_other(self, flow_t *f) noexcept:
+        """End a flow while the packet of another one is finished. The stack, which can, does."""
 
     cdef void report(self, pkt_t *p, flow_t *f) noexcept:
         """Hand the verdict on this packet to the recorder."""
@@ -274,7 +287,7 @@ cdef int put_address(uint8_t *to, text, int ipver) except -1:
 
 cdef int publish(action_t *a, const event_t *e, PyObject *event) except -1:
     """A user-defined event from a C handler: delivered when that handler has returned. With the GIL."""
-    (<Bus>a.bus).publish_for(e, <object>event)
+    (<Bus>a.bus).publish_for(e, <object>event, 1)
     a.published += 1
     return 0
 

@@ -3,10 +3,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from mos.core cimport RST_SILENCE_S, Core, user_timer_t
-from mos.events.bus cimport answer_clear, answer_reset, bus_take_gil
+from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil
 from mos.events.kinds cimport KIND_FLOW_END, KIND_TIMER
 from mos.events.ring cimport event_t, ring_add
-from mos.flow.flow cimport CLIENT, END_EVICTED, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, flow_t
+from mos.flow.flow cimport (
+    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, flow_t)
 from mos.flow.table cimport table_remove
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
@@ -19,8 +20,12 @@ from mos.tcp.trouble cimport trouble_t
 
 
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
-    """FlowEnd, exactly once and last, then everything the flow holds is released."""
+    """FlowEnd, exactly once and last, then everything the flow holds is released.
+
+    What handlers answer here is about packets that are gone: the packet in hand, another flow's, keeps its own answer.
+    """
     cdef trouble_t *t = <trouble_t *>f.extra
+    cdef answer_t answer = k.answer
     cdef event_t *e
     cdef int side
     cdef uint32_t n = k.ring.n
@@ -28,17 +33,22 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
         f.end_reason = <uint8_t>reason
         if t != NULL and t.rst_side and reason != END_EVICTED:
             f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
+    answer_reset(&k.answer)
     undo_begin(k.undo, f)
     if f.proto == IPPROTO_TCP:
         for side in range(2):
             if flush(k, f, side) < 0:
                 return -1
+    if f.end_reason == reason and f.end[0].flags & f.end[1].flags & END_FIN_DONE:
+        f.end_reason = END_FIN      # the last hole hid a FIN
     k.n.ended[f.end_reason] += 1
     e = ring_add(&k.ring, f.mask, KIND_FLOW_END, f, NULL, k.now, 0, 1)
     if e != NULL:
         e.cause = f.end_reason
         if drain(k) < 0:
             return -1
+    answer_clear(k.bus, &k.answer)
+    k.answer = answer
     release(k, f)
     return 0
 

@@ -90,7 +90,7 @@ class NF:
             ports: list[int] = option([23], help="server ports to refuse")
 
             @on(FlowStart)
-            def start(self, ev): ...
+            def refuse(self, ev): ...
 
     `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach.
     `observe = True`: the box also sees packets that one before it dropped, and answers nothing.

@@ -2,18 +2,18 @@
 import os
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
-from mos.events.marks import marks_of
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
 from mos.events.marks import on
+from mos.events.user import UserEvent
 from mos.events.views import Event
 from mos.nf import Chain, Subscription
 from mos.stack import Stack
@@ -34,7 +34,8 @@ TIMEOUTS = {"CLOSED": 60, "LISTEN": 60, "SYN_SENT": 130, "SYN_RECEIVED": 130, "E
 # Reassembly bounds. Per direction 4 MB out of order: Linux's largest default receive window is 6 MB and half of that is
 # overhead; 4,096 segments bound the walk through the queue. Doubtful 64 KB: evidence comes within a round trip or never.
 # Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. All directions together 1 GB.
-LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30}
+# Sets: distinct patterns of attached handlers; 65,536 of them take some 64 MB.
+LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30, "sets": 65536}
 
 
 @dataclass
@@ -82,12 +83,12 @@ class Engine:
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
         if s.raise_errors:
-            for sub in subscriptions:
-                sub.policy = "raise"
+            subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         if self.log is not None:
-            subscriptions.append(log_subscription(self.log, len(self.chain.nfs)))
+            subscriptions += log_subscriptions(self.log, len(self.chain.nfs))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
-        bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse)
+        bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
+                  sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
             bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key), FlowTable(max_flows=s.max_flows, hash_key=key),
             self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
@@ -99,14 +100,8 @@ class Engine:
         self.source = None
         self.closed = False
         with self.slots:
-            self._hooks("start")
-
-    def _hooks(self, name):
-        """Tell every NF. A handler that happens to be called `start` or `stop` is no hook."""
-        for nf in self.chain.nfs:
-            hook = getattr(nf, name)
-            if not marks_of(hook):
-                hook(self)
+            for nf in self.chain.nfs:
+                nf.start(self)
 
     def __enter__(self):
         return self
@@ -157,7 +152,8 @@ class Engine:
         try:
             with self.slots:
                 self.stack.finish_all()
-                self._hooks("stop")
+                for nf in self.chain.nfs:
+                    nf.stop(self)
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
@@ -226,10 +222,11 @@ class Engine:
         return out | rest
 
 
-def log_subscription(log, position):
-    """The log as a handler of everything: asked first, answers nothing."""
-    return Subscription(function=log.event, name="log.event", position=position, kind_mask=Event.kind_mask, moments=(0,),
-                        root=Event, observe=True, answers=False, first=True, on="Event")
+def log_subscriptions(log, position):
+    """The log as a handler of everything, user-defined events too: asked first, answers nothing."""
+    common = dict(function=log.event, position=position, moments=(0,), observe=True, answers=False, first=True)
+    return [Subscription(name="log.event", kind_mask=Event.kind_mask, root=Event, on="Event", **common),
+            Subscription(name="log.user", kind_mask=0, root=UserEvent, user_class=UserEvent, on="UserEvent", **common)]
 
 
 def anonymous():

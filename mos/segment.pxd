@@ -12,6 +12,10 @@ cdef enum:              # how a segment's way ended
     WAY_REOPENS = 1         # it opens the next connection with the same ends
     WAY_ANSWERS_OTHER = 2   # it answers a SYN that this flow refused: that connection is the real one
 
+cdef enum:              # how a segment starts its flow
+    FRESH_OPENS = 1         # it is the flow's first packet
+    FRESH_ANSWERS = 2       # it answers a SYN that the flow before refused: the first packet of this flow came earlier
+
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil
 cdef int drain(Core k) noexcept nogil
 cdef int tell(Core k, event_t *e) noexcept nogil

@@ -50,7 +50,10 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
 
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
-    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*."""
+    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
+
+    fresh: FRESH_* if it starts the flow.
+    """
     cdef scene_t c
     cdef judged_t j
     c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
@@ -58,7 +61,7 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     k.plan.n = k.plan.len = 0
     k.plan.to = k.plan.next = f.end[s].offset
     k.fresh = <uint8_t>fresh
-    if fresh:
+    if fresh == FRESH_OPENS:
         return taken(k, &c)
     j = classify(f, p, s, k.truth)
     if f.extra != NULL:
@@ -180,12 +183,22 @@ cdef int taken(Core k, scene_t *c) noexcept nogil:
         return -1
     if k.truth == TRUTH_TAP and p.tcp_flags & TCP_ACK and evidence(k, c, 1 - c.s, p.ack) < 0:
         return -1
+    if k.truth == TRUTH_INLINE and p.tcp_flags & TCP_SYN and p.tcp_flags & TCP_ACK:
+        withdraw(k, c, 1 - c.s, p.ack)
     if p.payload_len and stream(k, c) < 0:
         return -1
     if k.answer.verdict >= MOS_HOLD:
         abort(k, c)
         return WAY_DONE
     return commit(k, c)
+
+cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
+    """Data of the SYN that the SYN-ACK does not cover was not taken (RFC 7413 section 4.2.1): it is delivered again."""
+    cdef end_t *e = &c.flow.end[side]
+    if e.flags & END_SEEN and seq_lt(ack, e.nxt):
+        reasm_offered(<reasm_t **>&e.reasm, &k.budget, e.offset)
+        e.offset -= e.nxt - ack
+        e.nxt = ack
 
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
@@ -235,7 +248,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, f.policy)
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
-    if k.plan.nconf:
+    if k.plan.conflicts.n:
         conflicts(k, c)
     if k.plan.to == k.plan.next and k.plan.len:
         out_of_order(k, c, k.plan.off, k.plan.len)
@@ -277,12 +290,12 @@ cdef void conflicts(Core k, scene_t *c) noexcept nogil:
     cdef uint32_t i
     cdef event_t *e
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflict_bytes
-    for i in range(k.plan.nconf):
+        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflicts.bytes
+    for i in range(k.plan.conflicts.n):
         e = ring_add(&k.ring, c.flow.mask, KIND_OVERLAP_CONFLICT, c.flow, c.pkt, k.now, c.s, c.to_server)
         if e != NULL:
-            e.offset, e.length = k.plan.conf[i].off, k.plan.conf[i].len
-            e.old_data, e.data = k.plan.conf[i].old, k.plan.conf[i].new
+            e.offset, e.length = k.plan.conflicts.at[i].off, k.plan.conflicts.at[i].len
+            e.old_data, e.data = k.plan.conflicts.at[i].old, k.plan.conflicts.at[i].new
 
 cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogil:
     """One StreamData per piece, in order of offset."""
@@ -373,6 +386,8 @@ cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
     if k.late.to > k.late.next:
         if offer(k, c, &k.late, side, AT_SENDER) < 0:
             return -1
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.late, side, AT_RECEIVER) < 0:
+            return -1
         advance(k, c, &k.late, side)
     track_fin(c, side)
     return 0
@@ -404,6 +419,7 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
 
 cdef int commit(Core k, scene_t *c) noexcept nogil:
     """The packet is forwarded: its receiver has it from now on."""
+    k.committed = 1
     cdef flow_t *f = c.flow
     cdef end_t *S = &f.end[c.s]
     cdef int64_t ahead

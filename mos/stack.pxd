@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The run loop over `Core`. One Stack per thread; nothing is shared between two."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from mos.events.ring cimport event_t
 from mos.flow.flow cimport flow_t
 from mos.io.pcap cimport Source
@@ -16,14 +16,15 @@ cdef class Stack(Core):
     cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
-    cdef int flow_packet(self, pkt_t *p) noexcept nogil
-    cdef int drop_on(self, pkt_t *p, flow_t *f, int s) noexcept nogil
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
+    cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef flow_t *admit(self, const pkt_t *p) noexcept nogil
     cdef int make_room(self, const pkt_t *p) noexcept nogil
     cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil
+    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
-    cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil
+    cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef int tick(self) noexcept

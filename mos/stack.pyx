@@ -12,12 +12,12 @@ from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.bus cimport (
-    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, bus_drop_gil, bus_event, bus_take_gil)
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_event, bus_take_gil)
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_END, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN,
     KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_STOPPED,
     ORPHAN_TABLE_FULL)
-from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
+from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
@@ -27,16 +27,16 @@ from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, key_t)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
 from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
-    WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
 from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.reasm cimport reasm_free, reasm_t
-from mos.tcp.track cimport HIST_CHECKSUM, history_add, scene_t, track_open, track_time_out
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 import ipaddress
@@ -193,9 +193,9 @@ cdef class Stack(Core):
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
-        self.fresh = 0
+        self.fresh = self.committed = 0
         if decode(self.dec, p) == PKT_FLOW:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         self.n.other += 1
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
@@ -231,11 +231,11 @@ cdef class Stack(Core):
         if e != NULL:
             e.cause = p.cause
 
-    cdef int flow_packet(self, pkt_t *p) noexcept nogil:
-        """Find or make the flow, then by transport."""
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
+        """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""
         cdef const alias_t *via = NULL
         cdef flow_t *f = table_find(self.table, &p.key, &via)
-        cdef int s, way, fresh = 0
+        cdef int s, way
         cdef event_t *e
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
@@ -244,7 +244,7 @@ cdef class Stack(Core):
             f = self.admit(p)
             if f == NULL:
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
-            fresh = 1
+            fresh = FRESH_OPENS
             s = flow_side(f, p.from_hi)
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
@@ -254,9 +254,9 @@ cdef class Stack(Core):
         undo_begin(self.undo, f)
         table_touch(self.table, f)
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
-            return self.drop_on(p, f, s)
+            return self.drop_on(p, f, s, 1)
         e = ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
-        if fresh:
+        if fresh or not f.end[1 - s].packets and f.end[s].packets == 1:    # or reopened by the answer to a refused SYN
             e = ring_add(&self.ring, f.mask, KIND_FLOW_START, f, p, self.now, s, s == CLIENT)
             if e != NULL and f.flags & FLOW_MIDSTREAM:
                 e.flags = EV_MIDSTREAM
@@ -271,9 +271,9 @@ cdef class Stack(Core):
             return -1
         return self.reopen(f, p, s, way == WAY_ANSWERS_OTHER)
 
-    cdef int drop_on(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
-        """A further packet of a flow that was dropped or reset."""
-        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING else MOS_DROP_FLOW
+    cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil:
+        """A further packet of a flow that was dropped, or reset and then `answered` by another RST."""
+        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING and answered else MOS_DROP_FLOW
         self.answer.position = f.spare
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
@@ -290,6 +290,9 @@ cdef class Stack(Core):
         self.n.bad_checksum += 1
         if f != NULL:
             history_add(f, s, HIST_CHECKSUM)
+            if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
+                return self.drop_on(p, f, s, 0)
+        ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         e = ring_add(&self.ring, want, KIND_BAD_CHECKSUM, f, p, self.now, s, s == CLIENT)
         if e != NULL:
             e.cause = 0 if p.csum & CSUM_BAD_L4 else 1
@@ -302,7 +305,7 @@ cdef class Stack(Core):
         cdef flow_t *f
         cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
         cdef int client_hi = p.from_hi
-        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN:
+        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
             if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
                 self.orphan(p, ORPHAN_NO_SYN)
                 return NULL
@@ -361,24 +364,36 @@ cdef class Stack(Core):
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
         """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
         cdef scene_t c
-        cdef event_t *e
-        c.flow = f
-        c.pkt = p
-        c.s = s
-        if p.payload_cap:
-            e = ring_add(&self.ring, f.mask, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
-            if e != NULL:
-                e.offset = f.end[s].offset
-                e.length = p.payload_cap
-                e.data = p.payload
+        cdef event_t e
+        c.flow, c.pkt, c.s = f, p, s
         if drain(self) < 0:
+            return WAY_FAILED
+        memset(&e, 0, sizeof(e))
+        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, 1, s == CLIENT
+        e.flow, e.pkt, e.now = f, p, self.now
+        e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
+        if p.payload_cap and f.mask >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
             return WAY_FAILED
         if self.answer.verdict >= MOS_HOLD:
             abort(self, &c)
-        else:
-            f.end[s].offset += p.payload_cap
-            slots_commit(self.undo)
+            return WAY_DONE
+        if self.bus.want_receiver and self.at_receiver(f, p, s, e.data) < 0:
+            return WAY_FAILED
+        f.end[s].offset += p.payload_cap
+        slots_commit(self.undo)
         return WAY_DONE
+
+    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil:
+        """A datagram with this payload is forwarded: tell those who asked for that moment."""
+        cdef uint64_t want = f.mask & self.bus.want_receiver
+        cdef event_t *e = ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
+        if e != NULL:
+            e.at = AT_RECEIVER
+        e = ring_add(&self.ring, want if p.payload_cap else 0, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
+        if e != NULL:
+            e.at = AT_RECEIVER
+            e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, data
+        return drain(self)
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
         """The next connection between the same ends: end this one, then take the packet as the first of a new one."""
@@ -394,7 +409,7 @@ cdef class Stack(Core):
         if end_flow(self, f, END_REUSED) < 0:
             return -1
         if not answers_other:
-            return self.flow_packet(p)
+            return self.flow_packet(p, 0)
         g = self.admit(p)
         if g == NULL:
             return -1 if self.bus.failed else self.finish(p, NULL, 0)
@@ -403,13 +418,22 @@ cdef class Stack(Core):
         g.end[CLIENT].iss = t.syn_seq
         g.end[CLIENT].flags |= END_SYN
         g.first_ns = t.syn_ns
-        return self.flow_packet(p)
+        history_add(g, CLIENT, HIST_SYN)
+        return self.flow_packet(p, FRESH_ANSWERS)
+
+    cdef void end_other(self, flow_t *f) noexcept:
+        """End another flow than the one whose packet is being finished; the answer to that packet stands."""
+        cdef answer_t kept = self.answer
+        answer_reset(&self.answer)
+        end_flow(self, f, END_REUSED)
+        answer_clear(self.bus, &self.answer)
+        self.answer = kept
 
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
-            if (<int (*)(Stack, pkt_t *, flow_t *) noexcept nogil>settle_edits_of)(self, p, f) < 0:
+            if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
         if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
             if p.reassembled:
@@ -420,14 +444,16 @@ cdef class Stack(Core):
                     self.out_len = frame_copy(self.out, p)
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
-        if self.answer.verdict >= MOS_DROP:
-            self.sentence(p, f)
-        else:
+        if self.answer.verdict < MOS_DROP or self.committed:
             self.n.forwarded += 1
             self.n.packets_out += 1
             if self.writer is not None:
                 self.writer.write(p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
                                   p.wirelen)
+        elif self.answer.position != 65535:
+            self.dropped_by[self.answer.position] += 1
+        if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
+            self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:
             bus_take_gil(self.bus)
             (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
@@ -435,20 +461,17 @@ cdef class Stack(Core):
         self.ring.n = 0
         return -1 if self.bus.failed else 0
 
-    cdef void sentence(self, pkt_t *p, flow_t *f) noexcept nogil:
-        """Count a drop by who asked for it; DROP_FLOW and RESET hold for the rest of the flow."""
+    cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
+        """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
         cdef uint32_t n
-        cdef int way
-        if self.answer.position != 65535:
-            self.dropped_by[self.answer.position] += 1
-        if f == NULL or self.answer.verdict < MOS_DROP_FLOW:
-            return
+        cdef int way, first
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
+            first = 1 if f.flags & FLOW_RESETTING else 0
             f.flags |= FLOW_RESETTING
-            for way in range(2):
-                n = make_reset(self.out, p, f, way)
+            for way in range(first, 2):     # later segments: their sender has missed our RST, or its challenge ACK asks for one
+                n = make_reset(self.out, p, f, s, way)
                 if n:
                     self.n.injected += 1
                     self.n.packets_out += 1
@@ -480,8 +503,8 @@ cdef int tick_of(Stack s) noexcept:
     return s.tick()
 
 
-cdef int settle_edits_of(Stack s, pkt_t *p, flow_t *f) noexcept:
-    return s.settle_edits(p, f)
+cdef int settle_edits_of(Stack stack, pkt_t *p, flow_t *f, int s) noexcept:
+    return stack.settle_edits(p, f, s)
 
 
 cdef void report_of(Stack s, pkt_t *p, flow_t *f) noexcept:

@@ -47,3 +47,19 @@ def pcapng(b):
             start = at + (12 if kind == 3 else 28)
             yield Frame(number, links[iface], number * 10**6, b[start:start + caplen], wirelen)
         at += length
+
+
+def write(path, some):
+    """A pcapng file of frames with any link types, in this order."""
+    links, blocks = {}, []
+    for f in some:
+        iface = links.setdefault(f.linktype, len(links))
+        body = struct.pack("<5I", iface, 0, f.number, len(f.data), f.wirelen) + f.data + bytes(-len(f.data) % 4)
+        blocks.append(block(6, body))
+    head = block(0x0a0d0d0a, struct.pack("<IHHq", 0x1a2b3c4d, 1, 0, -1))
+    path.write_bytes(head + b"".join(block(1, struct.pack("<HHI", x, 0, 0)) for x in links) + b"".join(blocks))
+
+
+def block(kind, body):
+    size = struct.pack("<I", 12 + len(body))
+    return struct.pack("<I", kind) + size + body + size

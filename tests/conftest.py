@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from installation import installed, sdist, wheel  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 # Programs that a test starts elsewhere run this tree too, not a copy that happens to be installed.

@@ -1,28 +1,17 @@
-"""What users install: source archive, the wheel made from it, and that wheel in an environment of its own.
-
-The chain is run once on a copy of the tree, with the objects already compiled: what differs from a build from nothing is
-only the compiler's work, which `make wheel` does anew.
-"""
-import configparser
-import os
+"""What users install: source archive, the wheel made from it, and that wheel in an environment of its own."""
 import re
-import shutil
-import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from installation import NOT_SHIPPED, SUFFIX, clean_environment, compile_against, run
 from source_tree import ROOT, module_of, name, sources, tree
 
-SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".json", ".toml", ".in", ".typed"}
 PACKAGE_FILES = {name(p) for p in tree("mos", "mbox") if p.suffix in SHIPPED or p.name == "py.typed"}
-NOT_SHIPPED = {".so", ".pyc", ".c", ".html"}
 SAMPLE = """# cython: language_level=3
 from libc.string cimport memset
 {cimports}
@@ -36,80 +25,6 @@ def is_tcp():
     packet.proto = 6
     return pkt_is_tcp(&packet)
 """
-
-
-def run(*command, **options):
-    """Output of a command that must succeed; what it says is in the failure otherwise."""
-    options.setdefault("env", {k: v for k, v in os.environ.items() if k not in {"MOS_DEBUG", "PYTHONPATH"}})
-    ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=500, **options)
-    assert ran.returncode == 0, f"{command}\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
-    return ran.stdout
-
-
-def clean_environment(**more):
-    """Nothing of this tree, its environment or its compiler on any path."""
-    return {"HOME": os.environ.get("HOME", "/"), "PATH": "/nowhere", "LANG": "C.UTF-8", **more}
-
-
-def built_modules():
-    """Compiled modules of this tree and interpreter, by the path they have in a wheel."""
-    return {name(p): p for p in sources(".so") if p.name.endswith(SUFFIX)}
-
-
-def lend_objects(source):
-    """Put what this tree has compiled where a build in `source` would otherwise compile it again."""
-    library = source / f"build/lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-    for relative, path in built_modules().items():
-        if (source / relative).with_name(path.name.split(".")[0] + ".pyx").exists():
-            (library / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, library / relative)
-    if (ROOT / "build" / "cython").is_dir():
-        shutil.copytree(ROOT / "build" / "cython", source / "build" / "cython")
-
-
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory):
-    """The source archive, made from a copy of what is in the repository."""
-    copy = tmp_path_factory.mktemp("source")
-    for path in tree():
-        if path.suffix not in NOT_SHIPPED:
-            (copy / name(path)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy / name(path))
-    lend_objects(copy)
-    run(sys.executable, "setup.py", "-q", "sdist", cwd=copy)
-    return next((copy / "dist").glob("mosbox-*.tar.gz"))
-
-
-@pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory):
-    """The wheel that the source archive gives, with the objects of this tree where it would compile them again."""
-    if not built_modules():
-        pytest.skip("nothing is compiled for this interpreter: make build")
-    unpacked = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
-    source = next(unpacked.iterdir())
-    lend_objects(source)
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", unpacked, ".", cwd=source)
-    return next(unpacked.glob("mosbox-*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """Interpreter of a fresh environment that holds the wheel and what it requires, installed without a compiler."""
-    home = tmp_path_factory.mktemp("fresh")
-    venv.create(home, with_pip=False)
-    python = home / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-cache-dir"]
-    run(*pip, "--no-deps", "--no-index", wheel)
-    requirements = configparser.ConfigParser()
-    requirements.read(ROOT / "setup.cfg")
-    ran = subprocess.run([*pip, "--only-binary", ":all:", *requirements["options"]["install_requires"].split()],
-                         capture_output=True, text=True, timeout=500)
-    if ran.returncode:
-        assert not os.environ.get("CI"), ran.stderr
-        pytest.skip("what the wheel requires could not be installed (no network?): " + ran.stderr.strip().split("\n")[-1])
-    return python
 
 
 def test_archive_holds_all_that_is_needed_to_build_and_test(sdist):
@@ -158,15 +73,6 @@ def test_command_runs_where_only_it_is_installed(installed, tmp_path):
     assert "run" in run(installed.parent / "mos", "--help", cwd=tmp_path, env=clean_environment())
 
 
-def compile_against(installed, pyx, home):
-    """Compile a user's Cython module with the declarations that the wheel installed; returns its directory."""
-    site = next((installed.parent.parent / "lib").glob("python*/site-packages"))
-    run(sys.executable, "-m", "cython", "-3", "-I", site, pyx, "-o", home / f"{pyx.stem}.c", cwd=home)
-    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC")
-    run(*compiler.split(), "-shared", "-fPIC", "-O1", f"-I{sysconfig.get_path('include')}", home / f"{pyx.stem}.c",
-        "-o", home / f"{pyx.stem}{SUFFIX}")
-
-
 def test_declarations_serve_users_modules(installed, tmp_path):
     """Structs and inline bodies are usable from a module outside, compiled with its own options."""
     pyx = tmp_path / "sample.pyx"
@@ -184,11 +90,3 @@ def test_every_declaration_file_can_be_cimported(installed, tmp_path):
     pyx.write_text("# cython: language_level=3\n" + "".join(f"cimport {m}\n" for m in there))
     site = next((installed.parent.parent / "lib").glob("python*/site-packages"))
     run(sys.executable, "-m", "cython", "-3", "-I", site, pyx, "-o", tmp_path / "everything.c", cwd=tmp_path)
-
-
-@pytest.mark.parametrize("pyx", sources(".pyx", tops=("tests/capi",) if (ROOT / "tests" / "capi").exists() else ("mos/cli",)),
-                         ids=name)
-def test_c_surface_examples_run_on_what_is_installed(installed, pyx, tmp_path):
-    """Each example defines check(), which raises if the surface does not hold what it promises."""
-    compile_against(installed, shutil.copy(pyx, tmp_path) and tmp_path / pyx.name, tmp_path)
-    run(installed, "-c", f"import {pyx.stem}; {pyx.stem}.check()", cwd=tmp_path, env=clean_environment())

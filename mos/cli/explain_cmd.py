@@ -37,8 +37,8 @@ def run(args):
 def caret(source, message):
     """The line of the filter that the message names, and a caret under its column."""
     at = re.match(r"filter, (?:line (\d+), )?column (\d+)", message)
-    if not at:
+    line = source.split("\n")[int(at[1] or 1) - 1] if at else ""
+    if not line.strip():
         return []
-    line = source.split("\n")[int(at[1] or 1) - 1]
     before = line[:int(at[2]) - 1]
     return ["  " + line, "  " + "".join("\t" if c == "\t" else " " for c in before) + "^"]

@@ -99,14 +99,17 @@ def events(thing, cls, box):
     marks = []
     for fn in functions(thing, box):
         marks += [(fn.__name__, mark) for mark in fn.__mos_marks__]
-    marks += natives(box)
-    if not marks:
+    in_c, known = natives(box)
+    marks += in_c
+    if not marks and known:
         return ["It subscribes to nothing."]
     out = ["subscribes to:"]
     for name, mark in marks:
         out.append(f"  {getattr(mark.target, 'name', None) or mark.target.__name__}" + (f' at="{mark.at}"' if mark.at != "sender" else "")
                    + f"  ({name})")
-    published = dict.fromkeys(mark.publishes for _, mark in marks if mark.publishes)
+    if not known:
+        out.append("  and more, as its options say")
+    published = dict.fromkeys([*(mark.publishes for _, mark in marks if mark.publishes), *(getattr(box, "publishes", None) or ())])
     if published:
         out += ["publishes:", *(f"  {event.__name__}({', '.join(s.name for s in event.layout())})" for event in published)]
     return out
@@ -127,13 +130,13 @@ def functions(thing, box):
 
 
 def natives(box):
-    """(name, what looks like its mark) of handlers in C, which only an instance can list; none if it cannot be made."""
+    """([(name, what looks like its mark)] of handlers in C, True); only an instance can list them: False if none can be made."""
     from mos.events.marks import Mark
     from mos.nf import NF, Native
     if not isinstance(box, type) or box.handlers is NF.handlers:
-        return []
+        return [], True
     try:
         entries = box().handlers()
     except (MosError, OSError):
-        return []
-    return [(n.name, Mark(n.event, n.where, n.at)) for n in entries if isinstance(n, Native)]
+        return [], False
+    return [(n.name, Mark(n.event, n.where, n.at, publishes=getattr(n, "publishes", None))) for n in entries if isinstance(n, Native)], True

@@ -44,6 +44,18 @@ cdef struct answer_t:       # merged over one packet's walk
     const char *why
     PyObject *edits         # owned list of (position, kind, payload …), or NULL
 
+cdef inline void answer_reset(answer_t *a) noexcept nogil:
+    """No answer yet. Needs no GIL: `answer_clear` has released what the last one owned."""
+    a.verdict, a.stopped, a.position, a.handler, a.rank = MOS_PASS, 0, 0, 0, -1
+    a.reason = NULL
+    a.why = NULL
+    a.edits = NULL
+
+cdef inline bint in_packet(const event_t *e) noexcept nogil:
+    """The event's bytes lie in the frame of its packet: there they can still be changed."""
+    return e.pkt != NULL and not e.pkt.reassembled and e.pkt.payload <= e.data \
+        and e.data + e.length <= e.pkt.payload + e.pkt.payload_cap
+
 cdef class Bus:
     cdef handler_t *handlers
     cdef node_t *nodes
@@ -72,8 +84,8 @@ cdef class Bus:
     cdef dict interned                  # frozenset of handler indices -> set
     cdef list members                   # frozenset by set
     cdef dict user_rows                 # user event class -> [handler index] in order
-    cdef list queue                     # published user events awaiting delivery
-    cdef int depth
+    cdef list queue                     # (depth, user event) awaiting delivery
+    cdef int32_t asking                 # handler that is being asked, -1: none
     cdef readonly object engine
     cdef dict published                 # user event class name -> count
     cdef list subscriptions
@@ -81,17 +93,17 @@ cdef class Bus:
     cdef int add(self, s, dict known) except -1
     cdef int node_for(self, s, dict known) except -2
     cdef int64_t intern(self, members) except -2
-    cdef int change(self, flow_t *f, uint32_t handler, bint on) except -1
+    cdef int change(self, flow_t *f, int what, bint on) except -1
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
-    cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1
-    cdef int deliver(self, answer_t *a, Event view) except -1
-    cdef int publish_for(self, const event_t *e, user) except -1
-    cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1
-    cdef bint holds_for(self, Filter f, user, Event view) except -1
-    cdef int fail(self, str name, Event view, exc, str policy) except -1
+    cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1
+    cdef int publish(self, users, int depth, const event_t *e) except -1
+    cdef int publish_for(self, const event_t *e, user, int depth) except -1
+    cdef int deliver(self, event_t *e, answer_t *a, Event view) except -1
+    cdef int ask_user(self, uint32_t index, user, int depth, event_t *e, answer_t *a, Event view) except -1
+    cdef bint holds_for(self, Filter f, user, event_t *cause) except -1
+    cdef int fail(self, int32_t index, event_t *e, answer_t *a, str what, exc) except -1
 
 cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil
 cdef void bus_take_gil(Bus b) noexcept nogil
 cdef void bus_drop_gil(Bus b) noexcept nogil
-cdef void answer_reset(answer_t *a) noexcept nogil
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil

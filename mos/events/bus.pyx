@@ -8,13 +8,14 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
-from mos.events.kinds cimport NKINDS, KIND_TCP_STATE_CHANGE
+from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP, NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from mos.errors import ChainError, HandlerError, MosError, VerdictError
+from mos.events.order import listeners, walk
 from mos.events.user import UserEvent
-from mos.events.verdict import Verdict
+from mos.events.verdict import answered
 
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
@@ -25,21 +26,15 @@ cdef extern from "Python.h":
 cdef enum:
     MOMENTS = 3
     ROWS = MOMENTS * 19 * 2
-    MAX_SETS = 65536        # distinct attachment patterns; a set costs about 0.5 KB, so 32 MB at the worst
     MAX_HANDLERS = 4096     # a row entry is 16 bits; a chain of hundreds of boxes fits
+    MAX_MOVES = 1 << 18     # cached transitions between sets, some 100 bytes each
     MAX_DEPTH = 16          # user events that publish user events: deeper is a loop
+    MAX_PUBLISHED = 65536   # user events of one built-in event: more is a handler that never stops yielding
+    WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
 
 assert ROWS == MOMENTS * NKINDS * 2
 
 ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
-
-
-cdef void answer_reset(answer_t *a) noexcept nogil:
-    """No answer yet. Needs no GIL: `answer_clear` has released what the last one owned."""
-    a.verdict, a.stopped, a.position, a.handler, a.rank = MOS_PASS, 0, 0, 0, -1
-    a.reason = NULL
-    a.why = NULL
-    a.edits = NULL
 
 
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil:
@@ -50,22 +45,18 @@ cdef void answer_clear(Bus b, answer_t *a) noexcept nogil:
     answer_reset(a)
 
 
-cdef void note_reason(answer_t *a, verdict, int strongest) noexcept:
-    """The reason of a verdict that is stronger than those before it takes the place of theirs."""
-    if verdict.reason is not None and strongest < verdict.code < MOS_BYPASS:
-        Py_INCREF(verdict.reason)
-        Py_XDECREF(a.reason)
-        a.reason = <PyObject *>verdict.reason
+cdef void set_reason(answer_t *a, reason) noexcept:
+    """The reason of the verdict that is the strongest so far; that of the one before goes with it."""
+    Py_XDECREF(a.reason)
+    a.reason = NULL
+    if reason is not None:
+        Py_INCREF(reason)
+        a.reason = <PyObject *>reason
 
 
 cdef void release_answer(answer_t *a) noexcept:
     Py_XDECREF(a.reason)
     Py_XDECREF(a.edits)
-
-
-cdef void release_reason(answer_t *a) noexcept:
-    Py_XDECREF(a.reason)
-    a.reason = NULL
 
 
 cdef void bus_take_gil(Bus b) noexcept nogil:
@@ -106,7 +97,7 @@ cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept:
     try:
         return bool((<object>b.nodes[index].predicate)(view))
     except BaseException as exc:
-        b.fail(f"predicate {getattr(<object>b.nodes[index].predicate, '__name__', '?')}", view, exc, "raise")
+        b.fail(b.asking, e, NULL, type(view).__name__, exc)
         return False
     finally:
         view_release(view)
@@ -126,10 +117,13 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
     while i < end:
         h = &b.handlers[s.order[i]]
         i += 1
-        rank = h.position if e.to_server or not b.reverse else b.positions - 1 - h.position
+        rank = rank_of(b, h, e)
         if a.stopped and rank > a.rank and not h.observe:
             continue
+        if e.position != h.position and e.flow != NULL and e.flow.alias != NULL:
+            b.serial += 1           # other names from here on, so predicates are asked again
         e.position = h.position
+        b.asking = h.index
         if h.filter != NULL and not filter_run(h.filter, e):
             continue
         if h.node >= 0 and not node_holds(b, h.node, e):
@@ -155,14 +149,19 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
                 settle(b, h, e, a, verdict, rank, NULL)
         if b.failed:
             return -1
+    b.asking = -1
     return 0
+
+
+cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:
+    """How far down the walk of this direction the handler's box stands."""
+    return h.position if e.to_server or not b.reverse else b.positions - 1 - h.position
 
 
 cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
     """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
-    if verdict == MOS_BYPASS or verdict == MOS_DETACH:
-        return True
-    if MOS_DROP <= verdict <= MOS_RESET and h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP):
+    cdef bint may = h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP)
+    if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
         return True
     b.misanswers += 1
     return False
@@ -175,29 +174,22 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
             bus_take_gil(b)
             (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
         return
-    if h.observe or not h.answers:
+    if h.observe or not h.answers or e.pkt == NULL:     # a flow's last bytes: their packets are gone
         return
+    if verdict == MOS_EDIT:
+        b.serial += 1               # other bytes from here on, so predicates are asked again
     if verdict > a.verdict:
-        a.verdict = <uint8_t>verdict
-        a.position = h.position
-        a.handler = h.index
-        a.why = why
+        a.verdict, a.position, a.handler, a.why = <uint8_t>verdict, h.position, h.index, why
         if h.fn != NULL and a.reason != NULL:
             bus_take_gil(b)
-            (<void (*)(answer_t *) noexcept nogil>release_reason)(a)
+            (<void (*)(answer_t *, object) noexcept nogil>set_reason)(a, None)
     if verdict >= MOS_HOLD and (not a.stopped or rank < a.rank):
         a.stopped = 1
         a.rank = rank
 
 
 cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept:
-    cdef uint32_t i
-    if verdict == MOS_DETACH:
-        b.change(f, h.index, False)
-        return
-    for i in range(b.nhandlers):
-        if b.handlers[i].position == h.position:
-            b.change(f, i, False)
+    b.change(f, <int>h.index if verdict == MOS_DETACH else -1 - <int>h.position, False)
 
 
 cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
@@ -214,13 +206,11 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
     view_bind(view, e)
     try:
         if h.fn != NULL:
-            return b.deliver(a, view)
+            return b.deliver(e, a, view)
         result = b.functions[h.index](view)
-        if result is None:
-            return MOS_PASS if not b.queue else b.deliver(a, view)
-        return b.understand(h, e, a, view, result)
+        return MOS_PASS if result is None else b.understand(h, e, a, view, result)
     except BaseException as exc:
-        return b.fail(b.names[h.index], view, exc, b.policies[h.index])
+        return b.fail(h.index, e, a, type(view).__name__, exc)
     finally:
         view_release(view)
         if view_held(view, 2):      # the list's reference and ours
@@ -228,19 +218,24 @@ cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
 
 
 cdef class Bus:
-    """All handlers of one chain. Built once by `Chain`; `engine` is what flow views ask for attach, timer and verdict."""
+    """All handlers of one chain. Built once by `Chain`; `engine` is what flow views ask for attach, timer and verdict.
 
-    def __cinit__(self, subscriptions, positions, engine=None, reverse=True):
+    `sets_cap`: distinct attachment patterns of flows; a set costs about 1 KB.
+    """
+
+    def __cinit__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
         self.handlers = <handler_t *>calloc(len(subscriptions) + 1, sizeof(handler_t))
         self.nodes = <node_t *>calloc(sum([len(s.predicates) for s in subscriptions]) + 1, sizeof(node_t))
-        self.sets = <set_t *>calloc(MAX_SETS, sizeof(set_t))
+        self.sets_cap = max(1, sets_cap)
+        self.sets = <set_t *>calloc(self.sets_cap, sizeof(set_t))
         if self.handlers == NULL or self.nodes == NULL or self.sets == NULL:
             raise MemoryError("no memory for the handler tables")
 
-    def __init__(self, subscriptions, positions, engine=None, reverse=True):
+    def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
         self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
+        self.asking = -1
         self.errors, self.transitions, self.interned, self.user_rows = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
         self.members, self.queue, self.published = [], [], {}
@@ -286,8 +281,6 @@ cdef class Bus:
             elif at != AT_SENDER:
                 self.want_acked |= s.kind_mask
         self.any_mask |= s.kind_mask
-        if s.user_class is not None:
-            self.user_rows.setdefault(s.user_class, []).append(i)
         self.nhandlers += 1
         return 0
 
@@ -314,10 +307,10 @@ cdef class Bus:
         cdef uint32_t row, n = 0
         if members in self.interned:
             return self.interned[members]
-        if self.nsets == MAX_SETS:
+        if self.nsets == self.sets_cap:
             self.sets_refused += 1
             return -1
-        rows = self.rows(members)
+        rows = walk(self.subscriptions, members, self.reverse)
         s = &self.sets[self.nsets]
         s.start = <uint32_t *>malloc((ROWS + 1) * sizeof(uint32_t))
         s.order = <uint16_t *>malloc((sum([len(r) for r in rows]) + 1) * sizeof(uint16_t))
@@ -331,42 +324,28 @@ cdef class Bus:
             if rows[row]:
                 s.mask |= <uint64_t>1 << (row // 2 % NKINDS)
         s.start[ROWS] = n
+        if s.mask:      # what a handler attaches is asked about the next event: others' kinds are raised for this flow too
+            s.mask |= self.any_mask & ~<uint64_t>WANTS_BYTES
         self.interned[members] = self.nsets
         self.members.append(members)
         self.nsets += 1
         return self.nsets - 1
 
-    def rows(self, members):
-        """Handler indices per (moment, kind, direction), in walking order.
-
-        A state change has its own moment: who subscribes to it before the packet is forwarded gets both ends' changes.
-        """
-        out = []
-        for at in range(MOMENTS):
-            for kind in range(NKINDS):
-                wanted = [at, AT_SENDER] if kind == KIND_TCP_STATE_CHANGE and at == AT_RECEIVER else [at]
-                mine = [i for i in sorted(members) if self.subscriptions[i].kind_mask >> kind & 1
-                        and any(m in wanted for m in self.subscriptions[i].moments)]
-                for to_server in (0, 1):
-                    sign = 1 if to_server or not self.reverse else -1
-                    out.append(sorted(mine, key=lambda i: (not self.subscriptions[i].first, sign * self.subscriptions[i].position,
-                                                           self.subscriptions[i].priority, i)))
-        return out
-
-    cdef int change(self, flow_t *f, uint32_t handler, bint on) except -1:
-        """Attach or detach one handler for one flow; 0: the cap on distinct sets refused it."""
-        cdef int64_t new
-        key = (f.set_id, handler, on)
+    cdef int change(self, flow_t *f, int what, bint on) except -1:
+        """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; 0: the cap on sets refused it."""
+        key = (f.set_id, what, on)
         cached = self.transitions.get(key)
         if cached is None:
             members = self.members[f.set_id]
-            cached = self.intern(members | {handler} if on else members - {handler})
+            gone = [i for i in members if not on and (i == what or self.handlers[<uint32_t>i].position == -1 - what)]
+            cached = self.intern(members | {what} if on else members.difference(gone))
             if cached < 0:
                 return 0
+            if len(self.transitions) >= MAX_MOVES:
+                self.transitions.clear()
             self.transitions[key] = cached
-        new = cached
-        f.set_id = <uint32_t>new
-        f.mask = self.sets[new].mask
+        f.set_id = <uint32_t>cached
+        f.mask = self.sets[f.set_id].mask
         return 1
 
     def attach_flow(self, size_t flow, fn, bint on):
@@ -376,119 +355,130 @@ cdef class Bus:
             raise MosError(f"{getattr(fn, '__name__', fn)!r} is no handler of this chain: mark it with @on(…, attached=False)")
         for i in found:
             if not self.change(<flow_t *>flow, i, on):
-                raise MosError(f"{MAX_SETS} distinct handler sets are in use: attach fewer combinations")
+                raise MosError(f"{self.sets_cap} distinct handler sets are in use: attach fewer combinations")
 
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1:
         """The verdict code of what a handler returned; remembers reason and edit. Raises VerdictError."""
-        if not isinstance(result, Verdict):
-            if hasattr(result, "__next__"):
-                for user in result:
-                    self.publish(user, view)
-                return self.deliver(a, view)
-            raise VerdictError(f"{self.names[h.index]} returned {result!r}: answer None or a verdict "
-                               "(PASS, DROP, DROP_FLOW, RESET, BYPASS, DETACH, Replace, Rewrite)")
-        code = result.code
-        if code == MOS_PASS or code >= MOS_BYPASS:
-            return code
-        if h.observe or not h.answers:
-            raise VerdictError(f"{self.names[h.index]} answered {result!r} to {type(view).__name__}, which may only be observed")
-        if e.at != AT_SENDER and code < MOS_DROP_FLOW:
-            raise VerdictError(f"{self.names[h.index]} answered {result!r} after the packet was committed: only DROP_FLOW "
-                               "and RESET are possible then")
+        if hasattr(result, "__next__"):
+            self.publish(result, 1, e)
+            return self.deliver(e, a, view)
+        code = answered(result, self.names[h.index], type(view).__name__, h.answers and not h.observe, e.at != AT_SENDER, h.edits)
         if code == MOS_EDIT:
-            self.note_edit(h, e, a, result)
-        note_reason(a, result, a.verdict)
-        return code if not self.queue else (self.deliver(a, view) or code)
+            self.note_edit(h, e, a, result.payload)
+        if a.verdict < code < MOS_BYPASS:
+            set_reason(a, result.reason)
+        return code
 
-    cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, verdict) except -1:
-        """Check an edit against what the handler declared; later NFs of this walk see a replaced payload at once."""
-        kind = verdict.payload[0]
-        needed = 2 if kind == "replace" else 1
-        if h.edits != needed:
-            raise VerdictError(f"{self.names[h.index]} answered {kind.capitalize()} without declaring it: "
-                               f"@on(…, edits={'same_length' if needed == 2 else 'header'!r})")
-        if kind == "replace" and (e.data == NULL or len(verdict.payload[1]) != <Py_ssize_t>e.length):
-            raise VerdictError(f"{self.names[h.index]}: Replace has {len(verdict.payload[1])} bytes, the event {e.length}")
+    cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1:
+        """Later NFs of this walk see new bytes and names at once; the frame is changed when it is forwarded."""
+        if payload[0] == "rewrite":
+            if e.flow != NULL and payload[1:3] != (None, None):
+                self.engine.name_flow(<size_t>e.flow, h.position, payload[1], payload[2])
+        elif e.data == NULL or len(payload[1]) != <Py_ssize_t>e.length:
+            raise VerdictError(f"{self.names[h.index]}: Replace has {len(payload[1])} bytes, the event "
+                               f"{e.length if e.data != NULL else 0}")
+        elif not in_packet(e) and (a.edits == NULL or not any([o == e.offset for _, o, _ in <list>a.edits])):
+            raise VerdictError(f"{self.names[h.index]}: the bytes at stream offset {e.offset} came in an earlier packet, which has "
+                               "been forwarded, or in fragments: Replace reaches only the packet at hand")
         if a.edits == NULL:
             edits = []
             Py_INCREF(edits)
             a.edits = <PyObject *>edits
-        (<list>a.edits).append((h.position, e.offset, verdict.payload))
-        if kind == "replace":
-            e.data = <const uint8_t *><char *>(<bytes>verdict.payload[1])
+        (<list>a.edits).append((h.position, e.offset, payload))
+        if payload[0] == "replace":
+            e.data = <const uint8_t *><char *>(<bytes>payload[1])
         return 0
 
-    def publish(self, user, Event view):
-        """Queue a user-defined event; it is delivered after the handler that is running."""
-        self.publish_for(view.e, user)
+    cdef int publish(self, users, int depth, const event_t *e) except -1:
+        """Queue what a handler yields; it is delivered after the handler. One that raises publishes nothing."""
+        cdef Py_ssize_t before = len(self.queue)
+        try:
+            for user in users:
+                self.publish_for(e, user, depth)
+        except BaseException:
+            del self.queue[before:]
+            raise
+        return 0
 
-    cdef int publish_for(self, const event_t *e, user) except -1:
+    cdef int publish_for(self, const event_t *e, user, int depth) except -1:
         if not isinstance(user, UserEvent):
             raise MosError(f"published {user!r}: only instances of a class derived from UserEvent can be")
+        if depth > MAX_DEPTH:
+            raise MosError(f"user events published {MAX_DEPTH} deep: a handler publishes what it subscribes to")
+        if len(self.queue) == MAX_PUBLISHED:
+            raise MosError(f"{MAX_PUBLISHED} user events published for one event: yield fewer")
         view_stamp(user, e, self.engine)
-        self.queue.append(user)
+        self.queue.append((depth, user))
         return 0
 
-    cdef int deliver(self, answer_t *a, Event view) except -1:
+    cdef int deliver(self, event_t *e, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
-        cdef int verdict = MOS_PASS
-        self.depth += 1
+        cdef Py_ssize_t i = 0
         try:
-            if self.depth > MAX_DEPTH:
-                self.queue.clear()
-                raise MosError(f"user events published {MAX_DEPTH} deep: a handler publishes what it subscribes to")
-            while self.queue:
-                user = self.queue.pop(0)
+            while i < len(self.queue) and not self.failed:
+                depth, user = self.queue[i]
+                i += 1
                 name = type(user).__name__
                 self.published[name] = self.published.get(name, 0) + 1
-                for index in self.user_handlers(type(user)):
-                    verdict = max(verdict, self.ask_user(index, user, a, view, verdict))
+                attached = self.members[e.flow.set_id if e.flow != NULL else 0]
+                for index in listeners(self.subscriptions, type(user), self.user_rows):
+                    if index in attached and not self.failed:
+                        self.ask_user(index, user, depth, e, a, view)
         finally:
-            self.depth -= 1
-        return verdict
+            self.queue.clear()
+        return MOS_PASS
 
-    def user_handlers(self, cls):
-        """Handlers of a user event class and of its ancestors, in chain order."""
-        found = [i for c in cls.__mro__ for i in self.user_rows.get(c, ())]
-        return sorted(set(found), key=lambda i: (self.subscriptions[i].position, self.subscriptions[i].priority, i))
+    cdef int ask_user(self, uint32_t index, user, int depth, event_t *e, answer_t *a, Event view) except -1:
+        """One subscriber of a user event, wherever it stands: a drop stops a packet's walk, not what is told about it."""
+        cdef handler_t *h = &self.handlers[index]
+        cdef int32_t publisher = self.asking
+        cdef int code = MOS_PASS
+        self.asking = index
+        try:
+            for p in self.subscriptions[index].compiled:
+                if not (self.holds_for(p, user, e) if isinstance(p, Filter) else p(user)):
+                    return 0
+            h.calls += 1
+            result = self.functions[index](user)
+            if hasattr(result, "__next__"):
+                self.publish(result, depth + 1, e)
+            elif result is not None:
+                code = answered(result, self.names[index], f"{type(user).__name__} of {type(view).__name__}",
+                                not h.observe and type(view).answers, e.at != AT_SENDER, -1)
+                if a.verdict < code < MOS_BYPASS:
+                    set_reason(a, result.reason)
+        except BaseException as exc:
+            code = self.fail(index, e, a, type(user).__name__, exc)
+        finally:
+            self.asking = publisher
+        if code:
+            settle(self, h, e, a, code, rank_of(self, h, e), NULL)
+        return 0
 
-    cdef int ask_user(self, uint32_t index, user, answer_t *a, Event view, int so_far) except -1:
-        s = self.subscriptions[index]
-        for p in s.compiled:
-            if not (self.holds_for(p, user, view) if isinstance(p, Filter) else p(user)):
-                return MOS_PASS
-        self.handlers[index].calls += 1
-        result = self.functions[index](user)
-        if result is None:
-            return MOS_PASS
-        if hasattr(result, "__next__"):
-            for further in result:
-                self.publish(further, view)
-            return MOS_PASS
-        if not isinstance(result, Verdict) or result.code in (MOS_EDIT, MOS_HOLD):
-            raise VerdictError(f"{self.names[index]} answered {result!r} to {type(user).__name__}: PASS, DROP, DROP_FLOW, "
-                               "RESET, BYPASS or DETACH are possible")
-        note_reason(a, result, max(a.verdict, so_far))
-        return result.code
-
-    cdef bint holds_for(self, Filter f, user, Event view) except -1:
+    cdef bint holds_for(self, Filter f, user, event_t *cause) except -1:
         """Run a filter on a user event: on its record, and on the flow and packet of the event it came from."""
-        cdef event_t e = view.e[0]
+        cdef event_t e = cause[0]
         cdef bytes record = user.record()
         e.obj = <void *><char *>record
         return filter_run(f.c, &e)
 
-    cdef int fail(self, str name, Event view, exc, str policy) except -1:
+    cdef int fail(self, int32_t index, event_t *e, answer_t *a, str what, exc) except -1:
         """A handler raised. By policy: stop the run, let the packet pass, drop it, or take the handler off the flow."""
+        name, policy = self.names[index], self.policies[index]
         self.errors[name] = self.errors.get(name, 0) + 1
         if policy == "raise" or not isinstance(exc, Exception):
-            number = view.e.pkt.number if view.e != NULL and view.e.pkt != NULL else 0
-            error = HandlerError(f"{name} raised {type(exc).__name__} at packet {number}, {type(view).__name__}: {exc}", number)
+            number = e.pkt.number if e.pkt != NULL else 0
+            error = HandlerError(f"{name} raised {type(exc).__name__} at packet {number}, {what}: {exc}", number)
             error.__cause__ = exc
             self.error = exc if not isinstance(exc, Exception) else error
             self.failed = 1
             return MOS_PASS
-        return {"fail_closed": MOS_DROP, "detach": MOS_DETACH}.get(policy, MOS_PASS)
+        if policy != "fail_closed":
+            return MOS_DETACH if policy == "detach" else MOS_PASS
+        code = MOS_DROP if e.at == AT_SENDER else MOS_DROP_FLOW
+        if a != NULL and code > a.verdict and self.handlers[index].answers:
+            set_reason(a, f"{what}: {type(exc).__name__}: {exc}")
+        return code
 
     def counters(self):
         """Calls and errors per handler, sets, GIL takes."""

@@ -9,6 +9,7 @@
 """
 import ipaddress
 import operator
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, dataclass_transform
 
@@ -59,7 +60,8 @@ def _limit(name: str, limit: int) -> int:
 
 _PLAIN = {"int": "i64", "float": "f64", "bool": "bool"}
 _BOUNDED = {"str": "Text(64) or Ip()", "bytes": "Blob(64)"}
-_WIDTH = {"i64": 8, "f64": 8, "bool": 1, "ip": 17}      # an address: its version and 16 bytes
+_WIDTH = {"i64": 8, "f64": 8, "bool": 1, "ip": 17}      # an address: 16 bytes, then its version
+_FORMAT = {"i64": "=q", "f64": "=d", "bool": "=?"}
 _ALIGN = {"i64": 8, "f64": 8, "str": 2}                 # str and bytes: two bytes of length, then the text
 
 
@@ -226,6 +228,23 @@ class UserEvent(AppEvent, metaclass=_Record):
 
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, name) for name in self._declared)))
+
+    def record(self) -> bytes:
+        """The fields as `layout()` says, `record_size()` bytes: what filters read. Numbers are in the machine's byte order."""
+        packed = bytearray(self._size)
+        for name, kind, offset, width in self._slots:
+            value = getattr(self, name)
+            if kind in _FORMAT:
+                struct.pack_into(_FORMAT[kind], packed, offset, value)
+                continue
+            if kind == "ip":
+                address = ipaddress.ip_address(value)
+                raw = address.packed.ljust(16, b"\0") + bytes([address.version])
+            else:
+                text = value.encode("utf-8", "surrogatepass") if kind == "str" else value
+                raw = struct.pack("=H", len(text)) + text
+            packed[offset:offset + len(raw)] = raw
+        return bytes(packed)
 
     @classmethod
     def layout(cls) -> "list[Slot]":

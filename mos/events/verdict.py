@@ -1,5 +1,9 @@
 """What a handler may answer. `None` is PASS. A verdict can be called with a reason: `DROP_FLOW("telnet from outside")`."""
 
+from ipaddress import ip_address
+
+from mos.errors import VerdictError
+
 CODES = {"PASS": 0, "EDIT": 1, "HOLD": 2, "DROP": 3, "DROP_FLOW": 4, "RESET": 5, "BYPASS": 8, "DETACH": 9}
 
 
@@ -56,4 +60,40 @@ def Rewrite(*, client=None, server=None, ttl=None, reason=None):
     """
     if client is None and server is None and ttl is None:
         raise TypeError("Rewrite needs at least one of client, server, ttl")
+    for end in (client, server):
+        if end is not None:
+            address, port = end
+            ip_address(address)
+            if type(port) is not int or not 0 <= port < 65536:
+                raise ValueError(f"Rewrite takes (address, port) with a port of 0 to 65535, not {port!r}")
+    if ttl is not None and (type(ttl) is not int or not 0 < ttl < 256):
+        raise ValueError(f"Rewrite takes a ttl of 1 to 255, not {ttl!r}")
     return Verdict("EDIT", reason, ("rewrite", client, server, ttl))
+
+
+def answered(result, name, event, answers, committed, edits):
+    """The code of what the handler `name` answered to `event`. Raises VerdictError for what it may not answer.
+
+    answers: the event takes an answer of this handler. committed: its packet has been forwarded. edits: what the handler
+    declares, 0 nothing, 1 header, 2 same_length; -1: it is asked about a user event, whose bytes are no packet's.
+    """
+    if not isinstance(result, Verdict):
+        raise VerdictError(f"{name} returned {result!r}: answer None or a verdict "
+                           "(PASS, DROP, DROP_FLOW, RESET, BYPASS, DETACH, Replace, Rewrite)")
+    code = result.code
+    if code == CODES["PASS"] or code >= CODES["BYPASS"]:
+        return code
+    if not answers:
+        raise VerdictError(f"{name} answered {result!r} to {event}, which may only be observed")
+    if code == CODES["HOLD"]:
+        raise VerdictError(f"{name} answered {result!r}: holding packets is not possible yet")
+    if committed and code < CODES["DROP_FLOW"]:
+        raise VerdictError(f"{name} answered {result!r} after the packet was committed: only DROP_FLOW and RESET are possible then")
+    if code == CODES["EDIT"]:
+        kind, needed = result.payload[0], 2 if result.payload[0] == "replace" else 1
+        if edits < 0:
+            raise VerdictError(f"{name} answered {result!r} to {event}: PASS, DROP, DROP_FLOW, RESET, BYPASS and DETACH are possible")
+        if edits != needed:
+            raise VerdictError(f"{name} answered {kind.capitalize()} without declaring it: "
+                               f"@on(…, edits={'same_length' if needed == 2 else 'header'!r})")
+    return code

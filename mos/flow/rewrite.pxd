@@ -194,15 +194,14 @@ cdef inline void turn_round(uint8_t *out, const pkt_t *p, uint32_t link) noexcep
     memcpy(ip + src, ip + src + n, n)
     memcpy(ip + src + n, held, n)
 
-cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int way) noexcept nogil:
-    """A RST to the receiver of `p` (way 0) or back to its sender (way 1); 0: none is due or it cannot be made.
+cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int s, int way) noexcept nogil:
+    """A RST to the receiver of `p` (way 0) or back to its sender, side `s` (way 1); 0: none is due or it cannot be made.
 
-    To the receiver it carries the sequence number that it expects, to the sender what the sender acknowledged
+    Each end gets it under the names of its own wire side. To the receiver it carries the sequence number that it expects, to the sender what the sender acknowledged
     (RFC 9293 section 3.10.7.1), so both pass the exact check of RFC 5961.
     """
     cdef int link = plain_link(p) if p.ip != NULL and not p.reassembled else -1
     cdef uint32_t header
-    cdef int s = CLIENT if p.from_hi == f.client_hi else 1
     cdef const end_t *S = &f.end[s]
     cdef uint8_t *tcp
     if link < 0 or (way == 0 and (p.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN or not S.flags & END_SEEN)):
@@ -228,6 +227,8 @@ cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, i
             put32(tcp + 8, p.seq + p.payload_len + (1 if p.tcp_flags & TCP_SYN else 0) + (1 if p.tcp_flags & TCP_FIN else 0))
             tcp[13] = RST_ACK
     finish_headers(out, p, link, header)
+    if way == 0 and f.alias != NULL:
+        rewrite_flow(out, p, f, s)
     return link + header + 20
 
 cdef inline int key_make(key_t *k, const key_t *like, const uint8_t *client, uint16_t client_port, const uint8_t *server,

@@ -457,4 +457,5 @@ def community_id(int proto, int ip_version, bytes src, bytes dst, int src_port, 
         src, dst, src_port, dst_port = dst, src, dst_port, src_port
     text = (seed.to_bytes(2, "big") + src + dst + bytes((proto, 0)) + src_port.to_bytes(2, "big")
             + dst_port.to_bytes(2, "big"))
+    import hashlib          # loads OpenSSL, for which few have a use
     return "1:" + base64.b64encode(hashlib.sha1(text).digest()).decode("ascii")

@@ -6,7 +6,7 @@ the folded sum. A range that starts at an odd offset of the whole must not be ad
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from mos.net.bytes cimport be16, be32
+from mos.net.bytes cimport be32
 
 cdef extern from *:
     """

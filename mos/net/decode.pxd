@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The decode stage: bytes to pkt_t. One decoder_t per stack; nothing in it is shared between threads."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from mos.net.domain cimport domains_t
 from mos.net.frag cimport frags_t
 from mos.net.packet cimport pkt_t

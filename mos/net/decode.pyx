@@ -7,7 +7,7 @@ from mos.net.bytes cimport be16, le32
 from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range, csum_update16, csum_update32
 from mos.net.domain cimport DOMAIN_OVERFLOW, domain_intern, domain_path, domains_free
 from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, frag_add, frag_clear,
-                           frag_release, fragment_t)
+                           frag_release, fragment_t, held_t)
 from mos.net.ip cimport IPPROTO_AH, ah, ip4, ip6, ip_any
 from mos.net.link cimport (LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTYPE_ETHERNET, LINKTYPE_IPV4,
                            LINKTYPE_IPV6, LINKTYPE_LOOP, LINKTYPE_NULL, LINKTYPE_PPP, LINKTYPE_PPP_ETHER,
@@ -20,10 +20,10 @@ from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
-from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER,
-                           STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC,
-                           STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE,
-                           STEP_WLAN, bad, skip, walk_t)
+from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, PATH_VLAN, STEP_BAD, STEP_DEFRAG,
+                           STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4,
+                           STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE,
+                           STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
 
 import ipaddress
@@ -305,17 +305,18 @@ cdef dict fields_of(const pkt_t *p):
     """Every decode field as Python sees it: addresses in the packet's own direction, offsets into its bytes."""
     cdef int n = 4 if p.ipver == 4 else 16
     r = {"status": STATUS[p.status], "cause": p.cause, "ipver": p.ipver, "proto": p.proto, "csum": p.csum,
-         "reassembled": bool(p.reassembled), "ip": None, "ip_len": p.ip_len}
+         "reassembled": bool(p.reassembled), "ip": None, "ip_len": p.ip_len, "sport": p.sport, "dport": p.dport,
+         "payload_len": p.payload_len}
     if p.ip != NULL:
         r["ip"] = p.ip - p.frame if not p.reassembled else 0
     if p.status != PKT_FLOW:
         return r
     ends = [address_text(p.key.lo_addr, n), address_text(p.key.hi_addr, n)]
     r.update(
-        src=ends[p.from_hi], dst=ends[not p.from_hi], sport=p.sport, dport=p.dport, from_hi=p.from_hi,
+        src=ends[p.from_hi], dst=ends[not p.from_hi], from_hi=p.from_hi,
         key=PyBytes_FromStringAndSize(<const char *>&p.key, sizeof(p.key)), domain=p.key.domain, cut=bool(p.cut),
         l4=p.l4 - p.ip, payload=PyBytes_FromStringAndSize(<const char *>p.payload, p.payload_cap),
-        payload_at=p.payload - p.ip, payload_len=p.payload_len)
+        payload_at=p.payload - p.ip)
     if p.proto == IPPROTO_TCP:
         r.update(seq=p.seq, ack=p.ack, tcp_flags=p.tcp_flags, wnd=p.wnd, urg=p.urg, opts=p.opts, mss=p.mss,
                  wscale=p.wscale, tsval=p.tsval, tsecr=p.tsecr,
@@ -435,6 +436,10 @@ cdef class Decoder:
     def counters(self):
         """Counts so far, by name: packets by status, malformed_* by cause, tunnel headers, fragments, checksums, domains."""
         cdef decoder_t *c = self.c
+        cdef const held_t *held = c.frags.held
+        cdef int nheld = 0
+        while held != NULL:
+            nheld, held = nheld + 1, held.next
         r = {"packets": sum(c.by_status)}
         r.update((STATUS[i], c.by_status[i]) for i in range(4))
         r.update((f"malformed_{CAUSES[i]}", c.by_cause[i]) for i in range(1, BAD_CAUSES))
@@ -446,7 +451,7 @@ cdef class Decoder:
             bad_transport_checksum=c.bad_l4, partial_checksum=c.partial, fragments=c.frags.fragments,
             fragments_cut=c.cut_fragments, fragments_bad_checksum=c.bad_fragments,
             fragments_duplicate=c.frags.duplicates, fragments_no_memory=c.frags.no_memory,
-            datagrams_reassembled=c.frags.completed, datagrams_waiting=c.frags.n, datagrams_bytes=c.frags.bytes,
+            datagrams_reassembled=c.frags.completed, datagrams_held=nheld, datagrams_waiting=c.frags.n, datagrams_bytes=c.frags.bytes,
             domains=c.domains.n, domain_overflow=c.domains.overflow)
         r.update((f"datagrams_{CAUSES[i][9:]}", c.frags.refused[i]) for i in range(BAD_FRAGMENT_OVERLAP, BAD_CAUSES))
         return r

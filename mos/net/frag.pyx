@@ -3,7 +3,7 @@
 Memory follows what arrived, never what a header claims. When a bound is reached the oldest datagram makes room: real
 ones complete within milliseconds, so under a flood of halves they outlive what refusing newcomers would leave.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from mos.net.bytes cimport put16
@@ -255,14 +255,14 @@ cdef int finish(frags_t *f, datagram_t *d, const uint8_t **datagram, uint32_t *l
     return FRAG_COMPLETE
 
 
-cdef int contradicts(const datagram_t *d, const fragment_t *x) noexcept nogil:
+cdef bint contradicts(const datagram_t *d, const fragment_t *x) noexcept nogil:
     """x ends the datagram at another place than what came before, or beyond what a length field can say."""
     cdef uint32_t end = x.offset + x.length
     if end + (20 if x.ipver == 4 else 0) > LONGEST:
         return True
-    if d.end and (end > d.end or (end != d.end and not x.more)):
+    if d.end and end > d.end:
         return True
-    return not x.more and d.tail != NULL and d.tail.end > end
+    return not x.more and d.tail != NULL and d.tail.end > end       # another last fragment too: its end is there
 
 
 cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uint32_t *length) noexcept nogil:

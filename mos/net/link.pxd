@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Link layers: from the first byte of a frame to its network header. Each returns the next STEP_*."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from mos.net.bytes cimport be16, be32, le16, le32
+from mos.net.bytes cimport be16, be32, le32
 from mos.net.walk cimport (BAD_DEPTH, BAD_LINK, MAX_LABELS, MAX_TAGS, STEP_ETHER, STEP_HDLC, STEP_IP, STEP_IP4, STEP_IP6,
                            STEP_LLC, STEP_MPLS, STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, bad, path_vlan, short_of,
                            skip, trim, walk_t)

@@ -1,12 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """TCP, UDP and ICMP headers, and the name of the flow they belong to."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from mos.net.bytes cimport be16, be32, be64
 from mos.net.packet cimport (IPPROTO_ICMPV6, OPT_MD5, OPT_MPTCP, OPT_MSS, OPT_SACK, OPT_SACK_OK, OPT_TFO, OPT_TS,
                              OPT_WSCALE, key_t, pkt_t)
-from mos.net.walk cimport (BAD_ICMP_HEADER, BAD_TCP_HEADER, BAD_UDP_HEADER, STEP_FLOW, bad, short_of, skip, trim,
-                           walk_t)
+from mos.net.walk cimport (BAD_ICMP_HEADER, BAD_TCP_HEADER, BAD_UDP_HEADER, STEP_FLOW, bad, short_of, trim, walk_t)
 
 cdef enum:              # TCP option kinds (IANA)
     KIND_END = 0

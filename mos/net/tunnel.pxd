@@ -185,7 +185,7 @@ cdef inline int gtpu(walk_t *w, tunnel_t *t) noexcept nogil:
             return STEP_NOT_IT
         n += <uint32_t>w.p[n] * 4
         next = w.p[n - 1]
-    if n >= end or not looks_ip(w.p + n, w.cap - n, 8 + be16(w.p + 2) - n):
+    if not looks_ip(w.p + n, w.cap - n, 8 + be16(w.p + 2) - n):
         return STEP_NOT_IT
     end = 8 + be16(w.p + 2)
     trim(w, end)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """802.11 data frames, and the capture headers before them."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from mos.net.bytes cimport be16, be32, le16, le32
 from mos.net.walk cimport BAD_LINK, STEP_LLC, STEP_OTHER, STEP_WLAN, bad, short_of, skip, walk_t
 

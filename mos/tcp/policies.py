@@ -25,6 +25,13 @@ NEW_WINS = {
 POLICIES = tuple(NEW_WINS)
 
 
+def index(name):
+    """Number of a policy. ValueError names the choices."""
+    if name not in NEW_WINS:
+        raise ValueError(f"unknown overlap policy {name!r}; choose one of {', '.join(POLICIES)}")
+    return POLICIES.index(name)
+
+
 def table():
     """Row by row as bytes, 1 where NEW wins: what `reasm` indexes by policy * 9 + relation."""
     return bytes(r in NEW_WINS[p] for p in POLICIES for r in RELATIONS)

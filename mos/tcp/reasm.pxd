@@ -5,6 +5,7 @@
 Offsets are 64-bit stream offsets; the caller converts sequence numbers. Nothing here knows flows or events.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from mos.tcp.overlap cimport conflicts_t, kept_t
 
 cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
     seg_t   *next
@@ -35,10 +36,7 @@ cdef struct reasm_t:
     uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
     int64_t  hole_ns        # when the present hole appeared, 0: none
     int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
-    uint8_t *kept           # ring of the last delivered bytes, ending at kept_to
-    uint64_t kept_to
-    uint32_t kept_len
-    uint32_t kept_cap
+    kept_t   kept
 
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off
@@ -47,14 +45,7 @@ cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint8_t  doubtful
     uint8_t  is_new         # out of the segment at hand, not the queue
 
-cdef struct conflict_t:
-    uint64_t off
-    uint32_t len
-    const uint8_t *old
-    const uint8_t *new
-
 cdef enum:
-    PLAN_CONFLICTS = 8      # ranges told apart per segment; further ones only count as bytes
     OVER_LIMIT = 1          # plan_t.over: the direction's own limits
     OVER_BUDGET = 2         # the memory of all directions together
 
@@ -68,13 +59,10 @@ cdef struct plan_t:
     uint8_t  policy
     uint8_t  over           # OVER_*: it would not fit, commit refuses it
     uint8_t  doubtful
-    uint32_t nconf
-    uint32_t conflict_bytes
     uint32_t n
     uint32_t cap
     piece_t *pieces
-    conflict_t conf[PLAN_CONFLICTS]
-    uint8_t  old_copy[2048] # contiguous copy of retained bytes that conflict (the ring may wrap): as much as an event tells
+    conflicts_t conflicts
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil

@@ -1,6 +1,7 @@
 """Reassembly of one direction (contract in reasm.pxd; RFC 9293 section 3.10.7.4, overlaps by mos.tcp.policies)."""
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
+from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 
 from mos.tcp import policies
 
@@ -18,15 +19,6 @@ cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
 
 cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
     return s.off + s.len
-
-
-cdef int relation(uint64_t a, uint64_t b, uint64_t x, uint64_t y) noexcept nogil:
-    """Column of policies.RELATIONS for NEW [a, b) against OLD [x, y)."""
-    if a == x:
-        return 0 if b == y else 1 if b < y else 2
-    if a > x:
-        return 3 if b == y else 5 if b < y else 8
-    return 4 if b == y else 6 if b > y else 7
 
 
 cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
@@ -105,54 +97,6 @@ cdef int plan_add(plan_t *p, uint64_t off, const uint8_t *data, uint64_t n, uint
     return 0
 
 
-cdef void add_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
-    if p.nconf < PLAN_CONFLICTS:
-        p.conf[p.nconf].off = off
-        p.conf[p.nconf].len = <uint32_t>n
-        p.conf[p.nconf].old = old
-        p.conf[p.nconf].new = new
-        p.nconf += 1
-
-
-cdef void note_conflict(plan_t *p, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
-    """Remember the range in which `old` and `new` differ, from its first to its last differing byte."""
-    cdef uint64_t i = 0, last, k
-    if memcmp(old, new, n) == 0:
-        return
-    while old[i] == new[i]:
-        i += 1
-    last = n - 1
-    while old[last] == new[last]:
-        last -= 1
-    for k in range(i, last + 1):
-        p.conflict_bytes += old[k] != new[k]
-    add_conflict(p, off + i, old + i, new + i, last + 1 - i)
-
-
-cdef void compare_kept(const reasm_t *r, plan_t *p, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
-    """Compare bytes that were delivered before with the copy retained, as far as it reaches."""
-    cdef uint64_t lo, hi, at, first, last = 0
-    cdef uint32_t i, count
-    if r == NULL or r.kept_len == 0:
-        return
-    lo = max(off, r.kept_to - r.kept_len)
-    hi = first = min(off + n, r.kept_to)
-    if lo >= hi:
-        return
-    i = <uint32_t>(lo % r.kept_cap)
-    for at in range(lo, hi):
-        if r.kept[i] != data[at - off]:
-            p.conflict_bytes += 1
-            first, last = min(first, at), at
-        i = i + 1 if i + 1 < r.kept_cap else 0
-    if first == hi:
-        return
-    count = <uint32_t>min(last + 1 - first, <uint64_t>sizeof(p.old_copy))
-    for i in range(count):
-        p.old_copy[i] = r.kept[(first + i) % r.kept_cap]
-    add_conflict(p, first, p.old_copy, data + (first - off), count)
-
-
 cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept nogil:
     """The winners from `next` on: the segment and queued bytes by policy, then whatever the queue continues with."""
     cdef uint64_t a = p.off, b = p.off + p.len, pos = p.off, hi
@@ -197,13 +141,14 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     cdef uint64_t lo, hi, at
     cdef seg_t *s
     p.next = p.to = next
-    p.n = p.nconf = p.conflict_bytes = p.dup = 0
+    p.n = p.dup = p.conflicts.n = p.conflicts.bytes = 0
     p.policy = policy
     p.over = p.doubtful = 0
     if off < next:
         cut = <uint32_t>min(<uint64_t>len, next - off)
         p.dup = cut
-        compare_kept(r, p, off, data, cut)
+        if r != NULL:
+            compare_kept(&r.kept, &p.conflicts, off, data, cut)
         off, data, len = off + cut, data + cut, len - cut
     p.off, p.len, p.data = off, len, data
     if len == 0:
@@ -217,7 +162,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
             held += <uint32_t>(hi - lo)
             runs += lo > at
             at = hi
-            note_conflict(p, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
+            note_conflict(&p.conflicts, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
         s = s.next
     runs += at < off + len
     p.dup += held
@@ -314,7 +259,7 @@ cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil:
     """Fill `p` with what the queue alone can deliver at `next` (after an adoption or a skipped hole)."""
     p.next = p.to = p.off = next
-    p.len = p.n = p.nconf = p.conflict_bytes = p.dup = 0
+    p.len = p.n = p.dup = p.conflicts.n = p.conflicts.bytes = 0
     p.over = p.doubtful = 0
     p.data = NULL
     plan_pieces(r, p, &new_wins[0])
@@ -378,25 +323,25 @@ cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t
     cdef uint64_t start
     if q == NULL:
         return -1
-    if q.kept == NULL:
+    if q.kept.data == NULL:
         if b.used + lim.keep > b.cap:
             b.refused += 1
             return -1
-        q.kept = <uint8_t *>malloc(lim.keep)
-        if q.kept == NULL:
+        q.kept.data = <uint8_t *>malloc(lim.keep)
+        if q.kept.data == NULL:
             return -1
         b.used += lim.keep
-        q.kept_cap = lim.keep
-    if q.kept_len and q.kept_to != end - len:
-        q.kept_len = 0
-    skip = len - q.kept_cap if len > q.kept_cap else 0
+        q.kept.cap = lim.keep
+    if q.kept.len and q.kept.to != end - len:
+        q.kept.len = 0
+    skip = len - q.kept.cap if len > q.kept.cap else 0
     start = end - len + skip
-    i = <uint32_t>(start % q.kept_cap)
-    first = min(len - skip, q.kept_cap - i)
-    memcpy(q.kept + i, data + skip, first)
-    memcpy(q.kept, data + skip + first, len - skip - first)
-    q.kept_to = end
-    q.kept_len = min(q.kept_cap, q.kept_len + len)
+    i = <uint32_t>(start % q.kept.cap)
+    first = min(len - skip, q.kept.cap - i)
+    memcpy(q.kept.data + i, data + skip, first)
+    memcpy(q.kept.data, data + skip + first, len - skip - first)
+    q.kept.to = end
+    q.kept.len = min(q.kept.cap, q.kept.len + len)
     return 0
 
 
@@ -424,9 +369,9 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
             following = s.next
             seg_drop(b, s)
             s = following
-    if r[0].kept != NULL:
-        b.used -= r[0].kept_cap
-        free(r[0].kept)
+    if r[0].kept.data != NULL:
+        b.used -= r[0].kept.cap
+        free(r[0].kept.data)
     b.used -= sizeof(reasm_t)
     free(r[0])
     r[0] = NULL
@@ -468,7 +413,7 @@ cdef class Reassembler:
         self.lim.doubt_bytes = 65536
         self.lim.keep = keep
         self.b.cap = budget
-        self.policy = policies.POLICIES.index(policy)
+        self.policy = policies.index(policy)
 
     def __dealloc__(self):
         reasm_free(&self.r, &self.b)
@@ -516,8 +461,8 @@ cdef class Reassembler:
     def conflicts(self):
         """Of the last write: [(offset, old, new)]."""
         cdef uint32_t i
-        return [(self.p.conf[i].off, self.p.conf[i].old[:self.p.conf[i].len], self.p.conf[i].new[:self.p.conf[i].len])
-                for i in range(self.p.nconf)]
+        return [(self.p.conflicts.at[i].off, self.p.conflicts.at[i].old[:self.p.conflicts.at[i].len], self.p.conflicts.at[i].new[:self.p.conflicts.at[i].len])
+                for i in range(self.p.conflicts.n)]
 
     @property
     def state(self):

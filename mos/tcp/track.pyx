@@ -150,6 +150,7 @@ cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept
     cdef end_t *R = &f.end[1 - c.s]
     cdef const pkt_t *p = c.pkt
     cdef uint32_t again
+    cdef int64_t offset
     cdef int kind
     cdef side_trouble_t *t
     cdef event_t *e
@@ -181,7 +182,8 @@ cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept
     e = ring_add(c.ring, c.want, KIND_RETRANSMISSION, f, p, c.now, c.s, c.to_server)
     if e != NULL:
         e.cause = <uint8_t>kind
-        e.offset = S.offset + <uint64_t><int64_t>seq_diff(p.seq, S.nxt)
+        offset = <int64_t>S.offset + seq_diff(p.seq, S.nxt)
+        e.offset = <uint64_t>max(offset, 0)
         e.length = again
         e.data = p.payload if p.payload_cap >= again else NULL
 
@@ -296,7 +298,7 @@ cdef void track_receiver(scene_t *c) noexcept nogil:
     cdef int flags = p.tcp_flags
     if flags & TCP_SYN:
         step(c, 1 - c.s, RCV_SYN_ACK if flags & TCP_ACK else RCV_SYN, AT_RECEIVER)
-    if flags & TCP_ACK and R.flags & END_SEEN and seq_gt(p.ack, R.iss):
+    if flags & TCP_ACK and R.flags & END_SEEN and (R.state >= STATE_ESTABLISHED or seq_gt(p.ack, R.iss)):
         step(c, 1 - c.s, RCV_ACK_OF_SYN, AT_RECEIVER)
         if seq_gt(p.ack, R.snd_una) and seq_le(p.ack, R.snd_max):
             R.snd_una = p.ack

@@ -88,7 +88,7 @@ def run(chain, packets, **settings):
         with result.engine as engine:
             engine.run(packets if isinstance(packets, (str, os.PathLike)) else list(packets))
         result.stats = engine.stats()
-        result.out = list(open_source(path))
+        result.out = [(record[1], record[2]) for record in open_source(path)]
     finally:
         os.unlink(path)
     return result

@@ -1,0 +1,191 @@
+"""The kernel as judge: what two Linux hosts gave their programs must be what the stack made of the captures between them.
+
+    judge.py --seeds 200 --bytes 2000000        that many seeds, some 2 MB each
+    judge.py --seed 17 --bytes 2000000          one again
+
+Connections with bytes from a seed cross relay.c, which loses, corrupts, splits, joins, delays and doubles segments and adds
+old and forged ones. Both its sides are captured; for each direction one is before the faults and one behind them. A seed that
+fails prints how to run it again and leaves its two captures. Timing is the machine's: a seed repeats plan and faults, not each
+packet; the captures are the evidence, and `--check DIRECTORY` judges them again.
+"""
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
+
+from check import SIDES, check  # noqa: E402
+from plan import faults, plan  # noqa: E402
+from wires import network, own_namespace  # noqa: E402
+
+LIMIT_S = 150
+FAULTS = ("drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge")
+TAPS = ("left", "right")
+
+
+def compiled(directory):
+    program = directory / "relay"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, HERE / "relay.c"], check=True)
+    return program
+
+
+def started(command):
+    """A program that has said it is ready."""
+    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True)
+    if process.stdout.readline() != "ready\n":
+        process.kill()
+        raise RuntimeError(f"{command[0]} did not start")
+    return process
+
+
+def converse(program, hosts, seed, total, directory):
+    """One seed over the wire. Returns the relay's counts; what was read is in read.json beside the two captures."""
+    chances = [f"{what}={n}" for what, n in faults(seed).items()]
+    processes = [started([program, *TAPS, *(directory / f"{tap}.pcap" for tap in TAPS), seed, *chances])]
+    try:
+        for side in ("server", "client"):
+            host = hosts[SIDES.index(side)]
+            processes.append(started([*host.enter, sys.executable, HERE / "peer.py", side, seed, total]))
+        said = {side: p.communicate(timeout=LIMIT_S)[0] for side, p in zip(("server", "client"), processes[1:])}
+        time.sleep(0.02)        # what the relay still holds
+        processes[0].send_signal(signal.SIGTERM)
+        counts = json.loads(processes[0].communicate(timeout=10)[0])
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+    result = {"counts": counts, "seed": seed, "bytes": total} | {side: json.loads(text) for side, text in said.items()}
+    (directory / "read.json").write_text(json.dumps(result))
+    return result
+
+
+def readings(result):
+    """By connection and sender: how many bytes the other end read, and their digest."""
+    return {(r["number"], sender): (r["read"], r["digest"])
+            for sender, reader in (("client", "server"), ("server", "client")) for r in result[reader]}
+
+
+def harness(result):
+    """Whether the kernels did what the plan says: otherwise there is nothing to compare with."""
+    for c in plan(result["seed"], result["bytes"]):
+        for side in SIDES:
+            r = next(r for r in result[side] if r["number"] == c.number)
+            other = "server" if side == "client" else "client"
+            expected = "aborted" if c.how in ("rst", "abort") and c.who == side else "reset" if c.how in ("rst", "abort") else "eof"
+            if r["ended"] != expected:
+                yield f"harness: connection {c.number} ({c.close}) ended at the {side} with {r['ended']}, not {expected}"
+            elif c.how != "abort" and r["read"] != c.size(other):
+                yield f"harness: connection {c.number} ({c.close}): the {side} read {r['read']} of {c.size(other)}"
+    for what in ("oversized", "unsummed", "unsent"):
+        if sum(result["counts"][what]):
+            yield f"harness: {sum(result['counts'][what])} frames {what}: offloads are not off, or a queue is too short"
+
+
+class Totals:
+    """What was compared so far."""
+
+    def __init__(self):
+        self.seeds = self.failed = 0
+        self.faults, self.bytes = {}, {}
+
+    def add(self, counts, tallies):
+        self.seeds += 1
+        for what in (*FAULTS, "seen", "sent"):
+            self.faults[what] = [a + b for a, b in zip(self.faults.get(what, [0] * 4), counts[what])]
+        for tap, tally in tallies.items():
+            for (v6, side), (n, wrong) in tally.items():
+                behind = (tap == "right") == (side == "client")
+                t = self.bytes.setdefault((behind, v6), [0, 0])
+                t[0], t[1] = t[0] + n, t[1] + wrong
+
+    def idle(self):
+        """Faults that never happened, to either version of IP in either direction."""
+        ways = ("IPv4 to the server", "IPv4 to the client", "IPv6 to the server", "IPv6 to the client")
+        return [f"{what}, {way}" for what in FAULTS for way, n in zip(ways, self.faults[what]) if not n]
+
+    def print(self):
+        print(f"judge: {self.seeds} seeds, {self.failed} failed; {sum(self.faults['seen'])} segments in, {sum(self.faults['sent'])} out")
+        print("judge: " + ", ".join(f"{what} {sum(self.faults[what])}" for what in FAULTS))
+        for (behind, v6), (n, wrong) in sorted(self.bytes.items()):
+            print(f"judge: {'receiver' if behind else 'sender'}'s side, IPv{6 if v6 else 4}: {n} bytes compared, {wrong} differ")
+
+
+def judged(result, directory, totals):
+    """Complaints about both captures of a seed."""
+    wrong = list(harness(result))
+    tallies = {}
+    if not wrong:
+        for tap in TAPS:
+            lines, tallies[tap], _ = check(directory / f"{tap}.pcap", result["seed"], result["bytes"], readings(result),
+                                           {"checksum": "verify"})
+            wrong += [f"{tap}.pcap: {line}" for line in lines]
+    totals.add(result["counts"], tallies)
+    totals.failed += bool(wrong)
+    return wrong
+
+
+def run(seeds, total, keep):
+    """All seeds, one after the other; the number that failed."""
+    totals = Totals()
+    hosts = network()
+    with tempfile.TemporaryDirectory(prefix="judge-") as scratch:
+        program = compiled(Path(scratch))
+        for seed in seeds:
+            directory = Path(scratch) / str(seed)
+            directory.mkdir()
+            began = time.monotonic()
+            try:
+                wrong = judged(converse(program, hosts, seed, total, directory), directory, totals)
+            except (subprocess.TimeoutExpired, json.JSONDecodeError) as e:
+                wrong = [f"harness: {type(e).__name__}: {e}"]
+                totals.failed += 1
+            print(f"judge: seed {seed}: {'FAILED' if wrong else 'equal'}, {time.monotonic() - began:.1f} s", flush=True)
+            if wrong:
+                kept = shutil.copytree(directory, keep / f"judge-{seed}", dirs_exist_ok=True)
+                print("\n".join(f"    {line}" for line in wrong[:20]))
+                print(f"    again: python {sys.argv[0]} --seed {seed} --bytes {total}    captures: {kept}")
+            shutil.rmtree(directory)
+    for host in hosts:
+        host.close()
+    totals.print()
+    for line in totals.idle():
+        print(f"judge: the relay never did this: {line}")
+    return totals.failed + len(totals.idle())
+
+
+def recheck(directory):
+    """Judge kept captures again."""
+    result = json.loads((directory / "read.json").read_text())
+    totals = Totals()
+    wrong = judged(result, directory, totals)
+    print("\n".join(wrong))
+    totals.print()
+    return len(wrong)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="seeds FIRST to FIRST + N - 1")
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--bytes", type=int, default=2_000_000, help="per seed, both directions of all connections together")
+    parser.add_argument("--keep", type=Path, default=Path("build"), help="where captures of failed seeds go")
+    parser.add_argument("--check", type=Path, metavar="DIRECTORY", help="judge captures that were kept")
+    options = parser.parse_args()
+    if options.check:
+        sys.exit(bool(recheck(options.check)))
+    own_namespace()
+    seeds = [options.seed] if options.seed is not None else range(options.first, options.first + options.seeds)
+    sys.exit(bool(run(seeds, options.bytes, options.keep)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What a receiver refuses, check by check: the Anomaly, and that neither end changes. A tap may learn better."""
+import pytest
+from events import play, states
+from mos.testing import tcp
+
+A, B = "10.0.0.1:1234", "10.0.0.2:80"
+
+
+def conn(**options):
+    return tcp(A, B, **options)
+
+
+def unopened(**options):
+    return tcp(A, B, handshake=False, **options)
+
+
+def narrow(size=1000, **options):
+    """The server offers `size` bytes and no scaling."""
+    c = unopened(wscale=None, **options)
+    c.end["server"].wnd = size
+    return c.handshake()
+
+
+# Both truths alike: conversation, then the lines between FlowEstablished and FlowEnd.
+REFUSED = {
+    "RST outside the window": (lambda: conn().rst("server", seq=500_000_000), ["OutOfWindow < rst 499999999+0"]),
+    "RST below the window": (lambda: conn().reply(b"abc").rst("server", seq=2),
+                             ["StreamData < 0+3", "OutOfWindow < rst 1+0"]),
+    "RST in the window, refuted by data": (lambda: conn().rst("server", seq=100).send(b"on"),
+                                           ["OutOfWindow < rst 99+0", "StreamData > 0+2"]),
+    "RST in the window, refuted by a challenge ACK": (lambda: conn().send(b"a").rst("server", seq=100).ack("client").wait(300),
+                                                      ["StreamData > 0+1", "OutOfWindow < rst 99+0"]),
+    "SYN in an open connection": (lambda: conn().segment("client", flags="S", seq=5000, options=b"").send(b"on"),
+                                  ["OutOfWindow > syn 4999+0", "StreamData > 0+2"]),
+    "SYN of the server": (lambda: conn().segment("server", flags="S", seq=5000, options=b"").send(b"on"),
+                          ["OutOfWindow < syn 4999+0", "StreamData > 0+2"]),
+    "second SYN-ACK, another ISN": (lambda: conn().segment("server", flags="SA", seq=5000).send(b"on"),
+                                    ["OutOfWindow < syn 4999+0", "StreamData > 0+2"]),
+    "SYN and FIN": (lambda: conn().segment("client", flags="SF", seq=5000), ["OutOfWindow > flags 4999+0"]),
+    "ACK of what was never sent": (lambda: conn().segment("server", ack=5000), ["OutOfWindow < ack 0+0"]),
+    "ACK from long ago": (lambda: conn().segment("server", ack=-(1 << 21)), ["OutOfWindow < ack 0+0"]),
+    "beyond the window": (lambda: narrow().segment("client", b"x" * 10, seq=1001), ["OutOfWindow > window 1000+10"]),
+    "other connection's sequence numbers": (lambda: conn().segment("client", b"x", seq=(1 << 30) + 10),
+                                            [f"OutOfWindow > window {(1 << 30) + 9}+1"]),
+    "no ACK flag": (lambda: conn().segment("client", b"x", flags="P", seq=1), ["OutOfWindow > no_ack 0+1"]),
+    "no flag at all": (lambda: conn().segment("client", b"x", flags=0, seq=1), ["OutOfWindow > no_ack 0+1"]),
+    "data beyond the FIN": (lambda: conn().fin().segment("client", b"zz", seq=2).reply(b"on"),
+                            ["OutOfWindow > after_fin 1+2", "StreamData < 0+2"]),
+    "old timestamp": (lambda: conn(timestamps=True).send(b"a").segment("client", b"old", seq=2, ts=(5, 5)).send(b"new"),
+                      ["StreamData > 0+1", "OutOfWindow > timestamp 1+3", "StreamData > 1+3"]),
+}
+
+
+@pytest.mark.parametrize("truth", ["tap", "inline"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case, truth):
+    conversation, want = REFUSED[case]
+    log = play(conversation(), truth=truth)
+    assert log == ["FlowStart", "FlowEstablished", *want, "FlowEnd shutdown"]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_segment_changes_no_state(case):
+    if "FIN" not in case or "SYN" in case:
+        assert len(states(REFUSED[case][0]())) == 4      # the handshake's
+
+
+EDGES = {
+    "RST at RCV.NXT": (lambda: conn().reply(b"abc").rst("server"), "rst_server"),
+    "RST at RCV.NXT though its window is shut": (lambda: conn().reply(b"a").window(0, "client").rst("server"), "rst_server"),
+    "RST at the last ACK sent": (lambda: conn().reply(b"abc", ack=False).rst("server", seq=1), "rst_server"),
+    "RST one below": (lambda: conn().reply(b"abc").rst("server", seq=3), "shutdown"),
+    "RST one above": (lambda: conn().reply(b"abc").rst("server", seq=5), None),
+    "RST above a hole, at RCV.NXT": (lambda: conn().reply(b"abc", ack=False).reply(b"def", ack=False).lose(4).rst("server", seq=1),
+                                     "rst_server"),
+    "refusal": (lambda: unopened().syn().rst("server", ack=1), "rst_server"),
+    "refusal of another SYN": (lambda: unopened().syn().rst("server", ack=9), "shutdown"),
+    "client gives up its SYN": (lambda: unopened().syn().rst("client"), "rst_client"),
+}
+
+
+@pytest.mark.parametrize("case", EDGES)
+def test_where_a_rst_counts(case):
+    conversation, want = EDGES[case]
+    for truth in ("inline", "tap"):
+        reason = play(conversation(), truth=truth)[-1].removeprefix("FlowEnd ")
+        assert reason == (want or ("rst_server" if truth == "tap" else "shutdown"))     # in doubt: the tap heard no more
+
+
+def test_window_edges_are_exact():
+    """[RCV.NXT, RCV.NXT + RCV.WND) may begin data; an empty segment may stand at the edge itself (RFC 9293 3.10.7.4)."""
+    inside = play(narrow().segment("client", b"x" * 10, seq=1000), truth="inline")
+    assert "OutOfOrder > 999+10" in inside
+    assert not play(narrow().segment("client", seq=1001), truth="inline").of("OutOfWindow")
+    assert play(narrow().segment("client", seq=1002), truth="inline").of("OutOfWindow") == ["OutOfWindow > window 1001+0"]
+
+
+def test_a_window_is_never_taken_back():
+    """Shrinking is discouraged (RFC 9293 3.8.6): what was offered once may be on its way."""
+    c = narrow(1000).window(10).segment("client", b"x" * 10, seq=900)
+    assert not play(c, truth="inline").of("OutOfWindow")
+
+
+def test_a_tap_goes_by_the_highest_ack_it_saw():
+    """Data missed by the tap moves the window on all the same."""
+    c = narrow(1000).send(b"a" * 900).send(b"b" * 900).lose(4).send(b"c" * 900)
+    assert not [x for x in play(c) if x.startswith("OutOfWindow >")]
+
+
+TAKEN = {
+    "old timestamp": (lambda: conn(timestamps=True).send(b"a").segment("client", b"old", ts=(5, 5)).ack(),
+                      ["StreamData > 0+1", "OutOfWindow > timestamp 1+3", "StreamData > 1+3 doubtful"]),
+    "no ACK flag": (lambda: conn().segment("client", b"xy", flags="P").ack(),
+                    ["OutOfWindow > no_ack 0+2", "StreamData > 0+2 doubtful"]),
+    "beyond the window": (lambda: narrow(10).segment("client", b"x" * 10).segment("client", b"y" * 5).segment("client", b"z" * 5)
+                          .ack(),
+                          ["StreamData > 0+10", "OutOfWindow > window 10+5", "OutOfWindow > window 15+5",
+                           "StreamData > 10+5 doubtful", "StreamData > 15+5 doubtful"]),
+    "in a SACK": (lambda: narrow(10, timestamps=True).segment("client", b"z" * 5, offset=20).segment("server", sack=[(20, 25)], ack=1)
+                  .window(100).segment("client", b"y" * 20, offset=0),
+                  ["OutOfWindow > window 20+5", "StreamData > 0+20", "StreamData > 20+5 doubtful"]),
+    "data with an impossible ACK": (lambda: conn().segment("server", b"x", ack=500).ack("client"),
+                                    ["OutOfWindow < ack 0+1", "StreamData < 0+1 doubtful"]),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_a_tap_takes_refused_bytes_on_the_receivers_word(case):
+    conversation, want = TAKEN[case]
+    log = play(conversation())
+    assert [x for x in log.of("OutOfWindow", "StreamData")] == want
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_inline_the_checks_are_authority(case):
+    conversation, want = TAKEN[case]
+    log = play(conversation(), truth="inline")
+    assert not [x for x in log if x.endswith("doubtful")]
+
+
+def test_an_ack_beyond_everything_counts_when_it_is_repeated():
+    """Once it may be forged; twice, and nothing from the other end against it, the tap has missed data."""
+    once = conn().send(b"a").segment("server", ack=500)
+    assert not play(once).of("StreamGap")
+    twice = once.wait(2).segment("server", ack=500).wait(2).segment("server", ack=500)
+    assert play(twice).of("StreamGap") == ["StreamGap > acked 1+498"]
+
+
+def test_a_tap_mends_a_flow_whose_rst_nobody_took():
+    c = conn().send(b"a").segment("server", flags="R", seq=1, options=b"").send(b"more").reply(b"answer").close()
+    log = play(c)
+    assert log[-1] == "FlowEnd fin"
+    assert log.streams[1, ">"] == b"amore" and log.streams[1, "<"] == b"answer"

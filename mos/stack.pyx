@@ -7,7 +7,7 @@ TCP's part, from classify to track receiver, is `mos.segment`.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -41,6 +41,7 @@ from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 import ipaddress
+import os
 
 from mos.errors import VerdictError
 
@@ -59,6 +60,9 @@ cdef enum:
 @cython.final
 cdef class Stack(Core):
     """Decode, track, reassemble, ask, forward."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.exact = bool(os.environ.get("MOS_SANITIZE"))
 
     def run(self, Source source):
         """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
@@ -159,6 +163,20 @@ cdef class Stack(Core):
         self.stop = 1
 
     cdef int packet(self, pkt_t *p) noexcept nogil:
+        return self.exact_packet(p) if self.exact else self.take(p)
+
+    cdef int exact_packet(self, pkt_t *p) noexcept nogil:
+        cdef const uint8_t *frame = p.frame
+        cdef uint8_t *copy = <uint8_t *>malloc(p.caplen)
+        cdef int rc
+        memcpy(copy, frame, p.caplen)
+        p.frame = copy
+        rc = self.take(p)
+        p.frame = frame
+        free(copy)
+        return rc
+
+    cdef int take(self, pkt_t *p) noexcept nogil:
         """One packet, to completion. -1: a handler raised and the run is to stop."""
         self.n.packets_in += 1
         self.n.bytes_in += p.wirelen

@@ -11,7 +11,7 @@ from mos.events.kinds cimport (
     KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER,
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
     end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm

@@ -7,7 +7,7 @@ TCP's part, from classify to track receiver, is `mos.segment`.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -21,7 +21,7 @@ from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
-from mos.flow.table cimport table_alias, table_create, table_find, table_first, table_remove, table_touch, table_victim
+from mos.flow.table cimport NIL, table_at, table_create, table_find, table_first, table_remove, table_touch, table_victim
 from mos.flow.view cimport Flow, flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
 from mos.net.bpf cimport bpf_run, bpf_t
@@ -29,7 +29,8 @@ from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
 from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
-from mos.core cimport PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
+from mos.core cimport (
+    DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t)
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
@@ -40,6 +41,7 @@ from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 import ipaddress
+import os
 
 from mos.errors import VerdictError
 
@@ -58,6 +60,9 @@ cdef enum:
 @cython.final
 cdef class Stack(Core):
     """Decode, track, reassemble, ask, forward."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.exact = bool(os.environ.get("MOS_SANITIZE"))
 
     def run(self, Source source):
         """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
@@ -158,6 +163,20 @@ cdef class Stack(Core):
         self.stop = 1
 
     cdef int packet(self, pkt_t *p) noexcept nogil:
+        return self.exact_packet(p) if self.exact else self.take(p)
+
+    cdef int exact_packet(self, pkt_t *p) noexcept nogil:
+        cdef const uint8_t *frame = p.frame
+        cdef uint8_t *copy = <uint8_t *>malloc(p.caplen)
+        cdef int rc
+        memcpy(copy, frame, p.caplen)
+        p.frame = copy
+        rc = self.take(p)
+        p.frame = frame
+        free(copy)
+        return rc
+
+    cdef int take(self, pkt_t *p) noexcept nogil:
         """One packet, to completion. -1: a handler raised and the run is to stop."""
         self.n.packets_in += 1
         self.n.bytes_in += p.wirelen
@@ -256,7 +275,7 @@ cdef class Stack(Core):
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil:
         """A further packet of a flow that was dropped, or reset and then `answered` by another RST."""
         self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING and answered else MOS_DROP_FLOW
-        self.answer.position = f.spare
+        self.answer.position = f.spare if f.spare != NOBODY else 65535
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
         if e != NULL:
@@ -304,7 +323,7 @@ cdef class Stack(Core):
                 return NULL
         f.client_hi = <uint8_t>client_hi
         f.proto = p.proto
-        f.policy = self.policy
+        f.policy = self.policies_for(f)
         f.set_id = 0
         f.mask = self.bus.sets[0].mask
         f.first_ns = f.last_ns = self.now
@@ -322,16 +341,21 @@ cdef class Stack(Core):
         return f
 
     cdef int make_room(self, const pkt_t *p) noexcept nogil:
-        """Make room: the oldest embryonic flow goes, else the one that was silent for longest. Never in silence."""
+        """The table is full: end a flow by the policy, or none. Never in silence."""
         cdef flow_t *victim = table_victim(self.table)
+        cdef flow_t *other
         cdef event_t *e
-        if victim == NULL:
-            return 0
+        if self.full_policy == FULL_LRU and victim != NULL and self.table.oldest[1] != NIL:
+            other = table_at(self.table, self.table.oldest[1])
+            if other.last_ns < victim.last_ns:
+                victim = other
         e = ring_add(&self.ring, self.bus.any_mask, KIND_CAP_REACHED, NULL, p, self.now, 0, 1)
         if e != NULL:
             e.cause = CAP_FLOWS
         if drain(self) < 0:
             return -1
+        if victim == NULL or self.full_policy == FULL_REFUSE:
+            return 0
         return end_flow(self, victim, END_EVICTED)
 
     cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil:
@@ -434,6 +458,8 @@ cdef class Stack(Core):
                                   p.wirelen)
         elif self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
+        elif f != NULL and f.flags & FLOW_DROPPED:
+            self.n.dropped[DROPPED_PROGRAM] += 1
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
             self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:

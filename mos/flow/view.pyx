@@ -298,9 +298,14 @@ cdef class Flow:
 
     @property
     def overlap_policy(self):
-        """Name of the policy that decides between overlapping bytes."""
+        """Name of the policy that decides between overlapping bytes sent to the server."""
         live(self, "overlap_policy")
         return self.owner.flow_policy(self.f.policy)
+
+    def set_overlap_policy(self, name):
+        """Another overlap policy for this flow; in FlowStart, before its first byte. Raises UsageError later."""
+        live(self, "set_overlap_policy")
+        self.owner.flow_overlap(self, name)
 
     def attach(self, handler):
         """From the next event on, `handler` (marked `attached=False`) sees this flow."""

@@ -1,4 +1,5 @@
 """FlowVar and what resolves declarations: by the flow, or by the stack that runs on this thread."""
+import os
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -326,7 +327,7 @@ cdef class SlotSpace:
             raise MemoryError()
         self.u = &self.l.undo
         self.u.layout = self.l
-        self.l.exact = exact
+        self.l.exact = exact or bool(os.environ.get("MOS_SANITIZE"))
         self.chain = chain
         self.outer = []
         self.declarations = tuple(dict.fromkeys(declarations))

@@ -4,6 +4,7 @@ Functions over `Core`, which holds what the stages share; `mos.stack` calls `seg
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
+from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.core cimport RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_DROP, MOS_HOLD, bus_event
 from mos.events.kinds cimport (
@@ -11,8 +12,8 @@ from mos.events.kinds cimport (
     KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER,
-    end_t, flow_t)
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
+    end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN
@@ -21,8 +22,8 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify,
     judged_t)
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
-    reasm_ready, reasm_skip, reasm_t, seg_t)
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_parked, reasm_probe,
+    reasm_ready, reasm_skip, reasm_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
@@ -109,26 +110,14 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
         return False
-    if vouched(R, c.pkt.ack):
+    if reasm_parked(<reasm_t *>R.reasm, R.offset + <uint64_t><int64_t>seq_diff(c.pkt.ack, R.nxt)):
+        R.snd_max = c.pkt.ack       # parked bytes account for the ACK: they were sent after all
         return True
     if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
         t.side[c.s].claims = 0
         R.snd_max = c.pkt.ack
         adopt_all(k, c, c.s)
         return True
-    return False
-
-
-cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
-    """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
-    cdef reasm_t *r = <reasm_t *>e.reasm
-    cdef seg_t *s = r.doubt if r != NULL else NULL
-    cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)
-    while s != NULL:
-        if s.off < to <= s.off + s.len:
-            e.snd_max = ack
-            return True
-        s = s.next
     return False
 
 
@@ -245,7 +234,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
-    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, f.policy)
+    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
     if k.plan.conflicts.n:
@@ -274,7 +263,7 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
                 return -1
         elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
             return -1
-        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, c.flow.policy)
+        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, policy_of(c.flow, c.s))
     return 0
 
 cdef void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
@@ -321,6 +310,7 @@ cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:
     """The plan's bytes are delivered: consume them."""
     cdef end_t *e = &c.flow.end[side]
     cdef uint32_t i
+    acked_keep(k, c.flow, side, plan)
     if c.flow.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep:
         for i in range(plan.n):
             reasm_keep(<reasm_t **>&e.reasm, &k.limits, &k.budget, plan.pieces[i].data, plan.pieces[i].len,
@@ -433,6 +423,8 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
             return -1
         advance(k, c, &k.plan, c.s)
     track_receiver(c)
+    if acked_hear(k, f, c.s, c.pkt) < 0:
+        return WAY_FAILED
     if S.flags & END_FIN_SENT:
         track_fin(c, c.s)
     if k.bus.want_receiver >> KIND_PACKET_IN & 1:
@@ -488,6 +480,8 @@ cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     c.s, c.to_server, c.truth = side, side == CLIENT, k.truth
     if not f.mask & WANTS_BYTES or not e.flags & END_SEEN:
         return 0
+    if not peer.flags & END_ACKED and acked_release(k, f, side, e.offset) < 0:
+        return WAY_FAILED
     while reasm_hole(<reasm_t *>e.reasm, e.offset):
         if give_up(k, &c, side, e.offset + reasm_hole(<reasm_t *>e.reasm, e.offset), GAP_CLOSE) < 0:
             return WAY_FAILED

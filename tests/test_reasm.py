@@ -1,8 +1,10 @@
 """Reassembly against twenty lines of Python that keep every byte in a dict."""
 import pytest
-from hypothesis import given, strategies as st
-from mos.tcp.policies import NEW_WINS, POLICIES
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.tcp.reasm import Reassembler
+
+from mos.tcp.policies import NEW_WINS, POLICIES
 
 # Sign of (new start - old start) and of (new end - old end).
 ALLEN = {(0, 0): "eq", (0, -1): "s", (0, 1): "si", (1, 0): "f", (-1, 0): "fi", (1, -1): "d", (-1, 1): "di", (-1, -1): "o",
@@ -151,6 +153,12 @@ def test_a_segment_beyond_the_budget_is_refused_and_changes_nothing(budget, writ
             assert out == model.write(off, data)
         assert real.state["used"] <= budget
     assert real.write(0, b"z") == model.write(0, b"z")         # what is in order needs no memory
+
+
+def test_retaining_leaves_half_the_budget_to_reassembly():
+    real = Reassembler(keep=1000, budget=1500)
+    assert real.write(0, b"abc") == b"abc" and real.write(0, b"xyz") == b"" and not real.conflicts
+    assert real.write(5, b"f" * 1000) == b"" and real.write(3, b"de") == b"de" + b"f" * 1000
 
 
 def test_the_oldest_parked_bytes_give_way():

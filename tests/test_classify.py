@@ -87,6 +87,15 @@ def test_where_a_rst_counts(case):
         assert reason == (want or ("rst_server" if truth == "tap" else "shutdown"))     # in doubt: the tap heard no more
 
 
+def test_a_timestamp_may_be_one_tick_old():
+    """As Linux has it (TCP_PAWS_WINDOW): a segment overtaken by one that is a tick younger is still read."""
+    def late(tsval):
+        return conn(timestamps=True).segment("client", b"a", ts=(200_000, 5)).ack().segment("client", b"b", ts=(tsval, 5))
+    for truth in ("inline", "tap"):
+        assert play(late(199_999), truth=truth).streams[1, ">"] == b"ab"
+        assert play(late(199_998), truth=truth).streams[1, ">"] == b"a"
+
+
 def test_window_edges_are_exact():
     """[RCV.NXT, RCV.NXT + RCV.WND) may begin data; an empty segment may stand at the edge itself (RFC 9293 3.10.7.4)."""
     inside = play(narrow().segment("client", b"x" * 10, seq=1000), truth="inline")

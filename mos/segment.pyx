@@ -152,6 +152,8 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
+        if j.in_doubt:
+            t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, p.seq
         if j.in_doubt and k.truth == TRUTH_TAP:
             t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
             wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)

@@ -76,6 +76,11 @@ EDGES = {
     "refusal": (lambda: unopened().syn().rst("server", ack=1), "rst_server"),
     "refusal of another SYN": (lambda: unopened().syn().rst("server", ack=9), "shutdown"),
     "client gives up its SYN": (lambda: unopened().syn().rst("client"), "rst_client"),
+    "RST one above, then nobody is there": (
+        lambda: conn().reply(b"abc").rst("server", seq=5).ack("client").segment("client", flags="R", options=b""), "rst_server"),
+    "RST one above, data beyond it, then nobody is there": (
+        lambda: conn().reply(b"abc").rst("server", seq=5).reply(b"on and on").segment("client", flags="R", options=b""), "rst_client"),
+    "RST one above, then a RST of the other's own": (lambda: conn().reply(b"abc").rst("server", seq=5).rst("client"), "rst_client"),
 }
 
 

@@ -23,7 +23,7 @@ from mos.tcp.classify cimport (
 from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
     reasm_ready, reasm_skip, reasm_t, seg_t)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
     track_sender)
@@ -38,7 +38,6 @@ cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and 
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
-
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
     cdef int64_t a, b
@@ -47,7 +46,6 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
     wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
-
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
@@ -84,7 +82,6 @@ cdef int again(Core k, scene_t *c) noexcept nogil:
         return WAY_DONE
     return commit(k, c)
 
-
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
@@ -95,7 +92,6 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
             t.side[1 - c.s].claims = 0
     return j
-
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
     """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
@@ -118,7 +114,6 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     return False
 
-
 cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
     """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
     cdef reasm_t *r = <reasm_t *>e.reasm
@@ -130,7 +125,6 @@ cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
             return True
         s = s.next
     return False
-
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
@@ -204,7 +198,11 @@ cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
 
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
     if drain(k) < 0:
+        return -1
+    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or vouched(R, c.pkt.ack)) \
+            and evidence(k, c, 1 - c.s, c.pkt.ack) < 0:
         return -1
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)

@@ -130,6 +130,8 @@ TAKEN = {
                           .ack(),
                           ["StreamData > 0+10", "OutOfWindow > window 10+5", "OutOfWindow > window 15+5",
                            "StreamData > 10+5 doubtful", "StreamData > 15+5 doubtful"]),
+    "acknowledged by the RST": (lambda: conn().segment("client", b"xy", flags="P").rst("server"),
+                                ["OutOfWindow > no_ack 0+2", "StreamData > 0+2 doubtful"]),
     "in a SACK": (lambda: narrow(10, timestamps=True).segment("client", b"z" * 5, offset=20).segment("server", sack=[(20, 25)], ack=1)
                   .window(100).segment("client", b"y" * 20, offset=0),
                   ["OutOfWindow > window 20+5", "StreamData > 0+20", "StreamData > 20+5 doubtful"]),

@@ -18,6 +18,7 @@ DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivisi
 DEBUG = bool(os.environ.get("MOS_DEBUG"))   # bounds and invariants checked, no optimiser
 BASE = "build/debug" if DEBUG else "build"  # apart: objects are reused by date, whatever flags made them
 CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-fno-plt", "-Wno-sign-compare"]
+CFLAGS = os.environ.get("MOS_CFLAGS", "").split() or CFLAGS    # of tests/sanitize/build, which builds in a tree of its own
 if DEBUG:
     DIRECTIVES.update(boundscheck=True, nonecheck=True)
 

@@ -9,7 +9,10 @@ from mos.core cimport Core
 
 cdef class Stack(Core):
     cdef int loop(self, Source source) noexcept nogil
+    cdef bint exact             # each packet in a malloc of its own, for AddressSanitizer: a buffer of many hides overruns
     cdef int packet(self, pkt_t *p) noexcept nogil
+    cdef int exact_packet(self, pkt_t *p) noexcept nogil
+    cdef int take(self, pkt_t *p) noexcept nogil
     cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
@@ -24,4 +27,3 @@ cdef class Stack(Core):
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil
-    cdef int tick(self) noexcept

@@ -1,6 +1,7 @@
 """Builds a test's own Cython module beside the extension modules' build products, once per content."""
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ BUILD = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 setup(script_args=["build_ext", "-q", "--build-lib", {out!r}, "--build-temp", {out!r}], ext_modules=cythonize(
-    [Extension({name!r}, [{source!r}])], build_dir={out!r}, quiet=True,
+    [Extension({name!r}, [{source!r}], extra_compile_args={flags!r})], build_dir={out!r}, quiet=True,
     compiler_directives=dict(language_level=3, cdivision=True, embedsignature=False)))
 """
 
@@ -25,7 +26,8 @@ def load(name):
     out = ROOT / "build" / "tests" / f"{name}-{digest.hexdigest()[:16]}"
     library = out / (name + sysconfig.get_config_var("EXT_SUFFIX"))
     if not library.exists():
-        code = BUILD.format(out=str(out), name=name, source=str(source.relative_to(ROOT)))
+        code = BUILD.format(out=str(out), name=name, source=str(source.relative_to(ROOT)),
+                            flags=os.environ.get("MOS_CFLAGS", "").split())
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     spec = importlib.util.spec_from_file_location(name, library)
     module = importlib.util.module_from_spec(spec)

@@ -25,7 +25,8 @@ cdef class Source:
 
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil
     cdef bint map_file(self) except -1
-    cdef int start_buffer(self, bytes head) except -1
+    cdef bint read_exactly(self, size_t size) except -1
+    cdef int start_buffer(self, bytes head, size_t room) except -1
     cdef int start(self) except -1
     cdef void cut(self) noexcept nogil
     cdef bint refill(self) noexcept nogil

@@ -1,11 +1,12 @@
 """FlowVar and what resolves declarations: by the flow, or by the stack that runs on this thread."""
+import os
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from mos.flow.flow cimport flow_t
@@ -326,7 +327,7 @@ cdef class SlotSpace:
             raise MemoryError()
         self.u = &self.l.undo
         self.u.layout = self.l
-        self.l.exact = exact
+        self.l.exact = exact or bool(os.environ.get("MOS_SANITIZE"))
         self.chain = chain
         self.outer = []
         self.declarations = tuple(dict.fromkeys(declarations))

@@ -24,7 +24,7 @@ from mos.tcp.classify cimport (
 from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_parked, reasm_probe,
     reasm_ready, reasm_skip, reasm_t)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
     track_sender)
@@ -39,7 +39,6 @@ cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and 
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
-
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
     cdef int64_t a, b
@@ -48,7 +47,6 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
     wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
-
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
@@ -85,7 +83,6 @@ cdef int again(Core k, scene_t *c) noexcept nogil:
         return WAY_DONE
     return commit(k, c)
 
-
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
@@ -96,7 +93,6 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
             t.side[1 - c.s].claims = 0
     return j
-
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
     """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
@@ -120,7 +116,6 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     return False
 
-
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
     cdef end_t *e = &c.flow.end[side]
@@ -141,6 +136,8 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
+        if j.in_doubt:
+            t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, p.seq
         if j.in_doubt and k.truth == TRUTH_TAP:
             t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
             wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
@@ -191,7 +188,11 @@ cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
 
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
     if drain(k) < 0:
+        return -1
+    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or vouched(R, c.pkt.ack)) \
+            and evidence(k, c, 1 - c.s, c.pkt.ack) < 0:
         return -1
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)

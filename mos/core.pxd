@@ -24,7 +24,11 @@ cdef enum:              # counters.dropped: causes that are no NF's
     DROPPED_CAP = 0         # inline: a segment beyond the reassembly caps, so that TCP sends it again
     DROPPED_FRAGMENT = 1    # a rewritten flow's datagram came in fragments that cannot be patched
     DROPPED_TABLE = 2       # policy of a full table
-    NDROPPED = 3
+    DROPPED_PROGRAM = 3     # `flow.verdict` outside all handlers
+    NDROPPED = 4
+
+cdef enum:
+    NOBODY = 255            # flow_t.spare: no NF asked for the drop
 
 cdef enum:
     RST_SILENCE_S = 10      # after a RST in doubt nobody spoke for so long: it was taken
@@ -60,6 +64,17 @@ cdef struct user_timer_t:   # one timer of Flow.timer or a global one
     uint64_t handle
     PyObject *value         # owned
 
+cdef struct target_t:       # hosts whose address & mask == net overlap by `policy`
+    uint8_t net[16]
+    uint8_t mask[16]
+    uint8_t ipver
+    uint8_t policy
+
+cdef enum:                  # who makes room in a full table
+    FULL_EMBRYONIC = 0      # the oldest flow without a handshake, else the one idle for longest
+    FULL_LRU = 1            # the one idle for longest
+    FULL_REFUSE = 2         # nobody: the new flow is not tracked, and counted
+
 cdef class Core:
     cdef Bus bus
     cdef readonly Decoder decoder
@@ -86,7 +101,10 @@ cdef class Core:
     cdef int64_t leap           # a time stamp far ahead, not yet confirmed; 0: none
     cdef int64_t idle_ns[12]    # idle time-out by TCP state, then UDP; ICMP as UDP
     cdef int truth, pickup, verify
-    cdef uint8_t policy
+    cdef uint8_t policy         # of hosts in no listed network
+    cdef target_t *targets      # overlap policies by the receiving host's network
+    cdef uint32_t ntargets
+    cdef uint8_t full_policy    # FULL_*
     cdef uint64_t until         # the number of the last packet to take; 0: all
     cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
@@ -101,9 +119,13 @@ cdef class Core:
     cdef object on_verdict      # called with each packet's verdict; None: nobody wants to know
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
+    cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil
+    cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil
+    cdef int set_targets(self, targets) except -1
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
     cdef void end_other(self, flow_t *f) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
+    cdef int tick(self) noexcept
     cdef void report(self, pkt_t *p, flow_t *f) noexcept

@@ -19,8 +19,11 @@ from mos.tcp.trouble cimport trouble_of, trouble_t
 import ipaddress
 
 from mos.errors import MosError, StaleFlow, UsageError, VerdictError
-from mos.tcp.policies import POLICIES
+from mos.tcp.policies import POLICIES, index
 from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
 
 cdef enum:
     OUT_CAP = 1 << 18       # an edited frame: the largest a capture may hold
@@ -39,6 +42,7 @@ cdef class Core:
         plan_init(&self.late)
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
+                 targets=(), full=0,
                  timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
@@ -51,6 +55,8 @@ cdef class Core:
         self.selection, self.writer = selection, writer
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
+        self.full_policy = full
+        self.set_targets(targets)
         for i, seconds in enumerate(timeouts):
             self.idle_ns[i] = int(seconds * 1e9)
         self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
@@ -60,6 +66,7 @@ cdef class Core:
     def __dealloc__(self):
         free(self.out)
         free(self.dropped_by)
+        free(self.targets)
         plan_free(&self.plan)
         plan_free(&self.late)
 
@@ -124,15 +131,57 @@ cdef class Core:
         cdef flow_t *f = alive(flow)
         if verdict.name not in ("DROP_FLOW", "RESET"):
             raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
+        f.spare = <uint8_t>self.bus.handlers[self.bus.asking].position if self.bus.asking >= 0 else NOBODY
         f.flags |= FLOW_DROPPED | (FLOW_RESETTING if verdict.name == "RESET" else 0)
 
     def flow_domain(self, domain):
         """(VLAN ids outermost first, tunnel text or None) of a flow's domain number."""
         return self.decoder.domain(domain)
 
+    cdef int set_targets(self, targets) except -1:
+        """`targets`: [(ipaddress network, policy number)], the first that holds counts."""
+        cdef target_t *t
+        self.targets = <target_t *>calloc(len(targets) + 1, sizeof(target_t))
+        if self.targets == NULL:
+            raise MemoryError("no memory for the overlap policies")
+        for net, policy in targets:
+            t = &self.targets[self.ntargets]
+            t.ipver, t.policy = net.version, policy
+            put_address(t.net, net.network_address, net.version)
+            put_address(t.mask, net.netmask, net.version)
+            self.ntargets += 1
+        return 0
+
+    cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil:
+        """The overlap policies of both receiving hosts, by network."""
+        cdef const uint8_t *client = &f.key.hi_addr[0] if f.client_hi else &f.key.lo_addr[0]
+        cdef const uint8_t *server = &f.key.lo_addr[0] if f.client_hi else &f.key.hi_addr[0]
+        if self.ntargets == 0:
+            return self.policy | self.policy << 4
+        return self.policy_at(server, f.key.ipver) | self.policy_at(client, f.key.ipver) << 4
+
+    cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil:
+        cdef uint32_t i, k
+        for i in range(self.ntargets):
+            if self.targets[i].ipver == ipver:
+                k = 0
+                while k < 16 and addr[k] & self.targets[i].mask[k] == self.targets[i].net[k]:
+                    k += 1
+                if k == 16:
+                    return self.targets[i].policy
+        return self.policy
+
+    def flow_overlap(self, Flow flow, name):
+        """Another overlap policy for both directions of a flow; only before its first byte."""
+        cdef flow_t *f = alive(flow)
+        cdef int number = index(name)
+        if f.end[0].offset or f.end[1].offset:
+            raise UsageError(f"{flow}: bytes were delivered already; set the overlap policy in FlowStart")
+        f.policy = <uint8_t>(number | number << 4)
+
     def flow_policy(self, number):
         """Name of an overlap policy."""
-        return POLICIES[number]
+        return POLICIES[number & 15]
 
     def flow_trouble(self, Flow flow, int side):
         """Rare counters of what one end sent, as a dict."""
@@ -145,6 +194,25 @@ cdef class Core:
         return dict(zip(names, (t.side[side].rexmit_packets, t.side[side].rexmit_bytes, t.side[side].conflict_bytes,
                                 t.side[side].gap_bytes, t.side[side].out_of_order, t.side[side].dup_acks,
                                 t.side[side].zero_windows, t.side[side].refused)))
+
+    def find_flow(self, proto, a, a_port, b, b_port):
+        """The live `Flow` between two ends outside VLANs and tunnels, whichever of them is the client; None: there is none.
+
+        ICMP echo: the identifier stands in both ports.
+        """
+        cdef key_t like, k
+        cdef uint8_t[32] addr
+        cdef const alias_t *via = NULL
+        cdef flow_t *f
+        ends = [ipaddress.ip_address(x) for x in (a, b)]
+        memset(&like, 0, sizeof(like))
+        like.ipver = ends[0].version
+        like.proto = {"tcp": 6, "udp": 17, "icmp": 1 if like.ipver == 4 else 58}[proto]
+        put_address(addr, ends[0], like.ipver)
+        put_address(addr + 16, ends[1], like.ipver)
+        key_make(&k, &like, addr, a_port, addr + 16, b_port)
+        f = table_find(self.table, &k, &via)
+        return flow_view(f, self) if f != NULL else None
 
     def live_flows(self):
         """A `Flow` for each flow in the table, the one idle for longest first."""
@@ -167,7 +235,8 @@ cdef class Core:
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2]},
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
+                             "program": n.dropped[3]},
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
@@ -255,6 +324,17 @@ cdef class Core:
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End a flow while the packet of another one is finished. The stack, which can, does."""
+
+    cdef int tick(self) noexcept:
+        """Progress, and Ctrl-C: a signal raises here, between two packets."""
+        try:
+            PyErr_CheckSignals()
+            if self.on_tick is not None:
+                self.on_tick(self.n.packets_in)
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+        return self.bus.failed
 
     cdef void report(self, pkt_t *p, flow_t *f) noexcept:
         """Hand the verdict on this packet to the recorder."""

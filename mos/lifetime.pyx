@@ -30,7 +30,6 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
     cdef answer_t answer = k.answer
     cdef event_t *e
     cdef int side
-    cdef uint32_t n = k.ring.n
     if not f.end_reason:
         f.end_reason = <uint8_t>reason
         if t != NULL and t.rst_side and reason != END_EVICTED:
@@ -95,7 +94,6 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
     cdef trouble_t *t = <trouble_t *>f.extra
     cdef scene_t c
-    cdef int64_t wait
     if t != NULL and t.rst_side and k.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
         return end_flow(k, f, END_IDLE)
     if f.flags & FLOW_CLOSED and f.end_reason > 1:

@@ -6,7 +6,7 @@ that they fit together, and says who subscribes to what. Nothing here touches pa
 import difflib
 import inspect
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,11 @@ def own_state(namespace):
     return list(declared(namespace))
 
 
+def takes_answers(root, at):
+    """Some kind at or below `root` may be answered, and its packet is not on its way yet."""
+    return at == "sender" and any(k.answers and root.kind_mask >> spec.BITS[k.name] & 1 for k in spec.LEAVES)
+
+
 def near(word, known):
     """`; did you mean …?` or the choices."""
     match = difflib.get_close_matches(word, known, 1)
@@ -299,30 +304,28 @@ class Chain:
             raise ChainError(f"{name}: changing a stream's length and holding packets are not possible yet; "
                              'edits="header" and edits="same_length" are')
         user = issubclass(root, UserEvent)
-        kinds = [] if user else [k for k in spec.LEAVES if root.kind_mask >> spec.BITS[k.name] & 1]
         compiled = tuple(self._compile(name, p, root) for p in predicates)
         return Subscription(
             function=fn, name=name, position=position, kind_mask=0 if user else root.kind_mask, moments=MOMENTS[mark.at],
             root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
-            priority=mark.priority, observe=mark.observe or nf.observe, answers=user or any(k.answers for k in kinds),
+            priority=mark.priority, observe=mark.observe or nf.observe, answers=user or takes_answers(root, mark.at),
             attached=mark.attached, edits=EDITS[mark.edits], policy=nf.on_error, on=root.__name__)
 
     def _native(self, position, nf, native):
         name = f"{self.names[position]}.{native.name}"
         f = self._compile(name, native.where, native.event) if native.where else None
-        kinds = [k for k in spec.LEAVES if native.event.kind_mask >> spec.BITS[k.name] & 1]
         return Subscription(
             function=None, name=name, position=position, kind_mask=native.event.kind_mask, moments=MOMENTS[native.at],
             root=native.event, filter=f, priority=native.priority, observe=native.observe or nf.observe, policy=nf.on_error,
-            capsule=native.capsule, publishes=native.publishes, answers=any(k.answers for k in kinds), owner=(nf, native),
+            capsule=native.capsule, publishes=native.publishes, answers=takes_answers(native.event, native.at), owner=(nf, native),
             on=native.event.__name__)
 
     @staticmethod
     def _compile(name, predicate, root):
         if not isinstance(predicate, str):
             return predicate
-        from mos.events.filter import compile_filter     # a fifth of what importing mos takes, and not every chain filters
+        from mos.events.filter import compile_filter  # a fifth of what importing mos takes, and not every chain filters
         try:
             return user_filter(predicate, root) if issubclass(root, UserEvent) else compile_filter(predicate, root.__name__)
         except UsageError as e:

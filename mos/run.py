@@ -1,4 +1,5 @@
 """Running a chain: settings to stages, a source through the stack, verdicts and events to a log, counters to a summary."""
+import ipaddress
 import os
 import resource
 import time
@@ -7,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
+from mos.events.marks import on
+from mos.events.user import UserEvent
+from mos.events.views import Event
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
-from mos.events.marks import on
-from mos.events.user import UserEvent
-from mos.events.views import Event
 from mos.nf import Chain, Subscription
 from mos.stack import Stack
 from mos.state.slots import SlotSpace
@@ -24,6 +25,7 @@ from mos.tcp.states import STATES
 PICKUPS = ("off", "state", "data")
 TRUTHS = ("tap", "inline")
 CHECKSUMS = ("off", "verify", "auto")
+FULL = ("embryonic", "lru", "refuse")
 
 # Idle time-outs in seconds by TCP state; the longer one of both ends counts. Established: RFC 5382 REQ-5, at least 2 h 4 min.
 # Handshake and closing: RFC 5382's transitory 4 min, less for a SYN nobody answers (Linux gives up after 127 s).
@@ -44,9 +46,10 @@ class Settings:
     truth: str = "tap"
     pickup: str = "data"
     checksum: str = "auto"
-    overlap: str = "first"
+    overlap: str = "first"          # a policy, then NETWORK=POLICY for receiving hosts: "linux,10.0.0.0/8=windows"
     tunnels: object = True
     max_flows: int = 1 << 20
+    full: str = "embryonic"         # who makes room in a full table: embryonic (first), lru, or refuse
     hash_key: "bytes | None" = None
     bpf: "str | None" = None
     timeouts: dict = field(default_factory=dict)
@@ -56,13 +59,31 @@ class Settings:
 
     def __post_init__(self):
         for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
-                                     ("checksum", self.checksum, CHECKSUMS), ("overlap", self.overlap, POLICIES)):
+                                     ("checksum", self.checksum, CHECKSUMS), ("full", self.full, FULL)):
             if value not in choices:
                 raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        self.overlap_default, self.overlap_targets = overlap_policies(self.overlap)
         for name, value, choices in (("time-out", self.timeouts, TIMEOUTS), ("limit", self.limits, LIMITS)):
             for key in value:
                 if key not in choices:
                     raise UsageError(f"no {name} is called {key!r}; there are {', '.join(choices)}")
+
+
+def overlap_policies(text):
+    """(default, [(network, policy)]) by number, of "linux,10.0.0.0/8=windows". Raises UsageError."""
+    default, targets = 0, []
+    for part in text.split(","):
+        network, given, name = part.rpartition("=")
+        if name not in POLICIES:
+            raise UsageError(f"overlap policy {name!r} is unknown; choose one of {', '.join(POLICIES)}")
+        if not given:
+            default = POLICIES.index(name)
+            continue
+        try:
+            targets.append((ipaddress.ip_network(network.strip()), POLICIES.index(name)))
+        except ValueError as e:
+            raise UsageError(f"overlap={part!r}: {e}; write NETWORK=POLICY, 10.0.0.0/8=windows") from None
+    return default, targets
 
 
 class Engine:
@@ -92,7 +113,7 @@ class Engine:
         self.stack = Stack(
             bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key), FlowTable(max_flows=s.max_flows, hash_key=key),
             self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
-            policy=POLICIES.index(s.overlap), limits=LIMITS | s.limits,
+            policy=s.overlap_default, targets=s.overlap_targets, full=FULL.index(s.full), limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)
@@ -175,6 +196,10 @@ class Engine:
     def value(self, declaration):
         """What a Count, Map, Pool or Table of the chain holds."""
         return self.slots.value(declaration)
+
+    def find(self, proto, a, a_port, b, b_port):
+        """The live flow between two ends, whichever opened it ("tcp", "udp" or "icmp"); None if there is none."""
+        return self.stack.find_flow(proto, a, a_port, b, b_port)
 
     def flows(self):
         """Live flows, the one idle for longest first."""

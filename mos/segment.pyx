@@ -11,8 +11,8 @@ from mos.events.kinds cimport (
     KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER,
-    end_t, flow_t)
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
+    end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN
@@ -245,7 +245,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
-    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, f.policy)
+    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
     if k.plan.conflicts.n:
@@ -264,10 +264,9 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
     cdef end_t *S = &c.flow.end[c.s]
     if k.truth == TRUTH_INLINE:
-        k.answer.verdict = MOS_DROP
-        k.answer.stopped = 1
-        k.answer.position = 65535
-        k.n.dropped[0] += 1
+        if k.answer.verdict < MOS_DROP:
+            k.answer.verdict, k.answer.stopped, k.answer.position = MOS_DROP, 1, 65535
+            k.n.dropped[0] += 1
         return 0
     while k.plan.over:
         if S.reasm == NULL or (<reasm_t *>S.reasm).head == NULL:
@@ -275,7 +274,7 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
                 return -1
         elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
             return -1
-        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, c.flow.policy)
+        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, policy_of(c.flow, c.s))
     return 0
 
 cdef void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
@@ -309,12 +308,13 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
     e.to_server = side == CLIENT
     e.flow, e.pkt, e.now = c.flow, c.pkt, k.now
     for i in range(plan.n):
-        e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].data
+        e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].shown
         e.flags = EV_DOUBTFUL if plan.pieces[i].doubtful else 0
         if r != NULL and r.offered > e.offset and at == AT_SENDER:
             e.flags |= EV_REDELIVERED
         if tell(k, &e) < 0:
             return -1
+        plan.pieces[i].shown = e.data
     return 0
 
 cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:

@@ -1,6 +1,7 @@
 """What a receiver refuses, check by check: the Anomaly, and that neither end changes. A tap may learn better."""
 import pytest
 from events import play, states
+
 from mos.testing import tcp
 
 A, B = "10.0.0.1:1234", "10.0.0.2:80"

@@ -1,7 +1,9 @@
 """A segment's way through its flow: what is delivered, given up, dropped and offered again."""
 import pytest
 from events import play
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from mos import DROP, DROP_FLOW, FlowVar, events
 from mos.events import on
 from mos.testing import tcp

@@ -7,7 +7,7 @@ import sys
 from mos.cli.conn import conn_state
 from mos.errors import CaptureError, UsageError
 from mos.events import BadChecksum, FlowEnd, OutOfWindow, StreamData, StreamGap, on
-from mos.nf import NF, Chain, option
+from mos.nf import NF, Chain
 from mos.run import CHECKSUMS, PICKUPS, Engine, Settings
 from mos.tcp.policies import POLICIES
 
@@ -170,8 +170,9 @@ def add_parser(subparsers):
     p.add_argument("-f", "--filter", metavar="BPF", help="look only at packets that this packet filter selects")
     p.add_argument("--checksum", choices=CHECKSUMS, default="auto",
                    help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
-    p.add_argument("--overlap", choices=POLICIES, default="first", metavar="POLICY",
-                   help=f"who wins between overlapping bytes not yet delivered: {', '.join(POLICIES)} (default first)")
+    p.add_argument("--overlap", default="first", metavar="POLICY[,NETWORK=POLICY]…",
+                   help="who wins between overlapping bytes not yet delivered, for all and by the receiving host's network: "
+                        f"{', '.join(POLICIES)} (default first)")
     p.add_argument("--pickup", choices=PICKUPS, default="data", help="flows without a SYN: ignore, follow the state, or with data (default)")
     p.add_argument("--streams", metavar="DIR", help="write each direction's bytes to a file in DIR")
     p.set_defaults(run=run)

@@ -48,7 +48,7 @@ def add_parser(subparsers):
     p.add_argument("--until", metavar="N", type=positive, help="stop after packet N")
     p.add_argument("--checksum", metavar="MODE",
                    help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
-    p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered (default first)")
+    p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered, by the receiving host: linux,10.0.0.0/8=windows (default first)")
     p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
     p.add_argument("--truth", metavar="MODE", help="tap (default): packets may be lost around us; inline: what we drop is not delivered")
     p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")

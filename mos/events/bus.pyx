@@ -4,9 +4,8 @@ A handler set is an interned, immutable table of rows (moment, kind, direction);
 and detaching move the flow along cached transitions between sets, so memory grows with distinct sets, not with flows.
 """
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP, NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
@@ -14,6 +13,7 @@ from mos.events.views cimport Event, view_bind, view_held, view_new, view_releas
 
 from mos.errors import ChainError, HandlerError, MosError, VerdictError
 from mos.events.order import listeners, walk
+from mos.events.spec import BITS, LEAVES
 from mos.events.user import UserEvent
 from mos.events.verdict import answered
 
@@ -33,6 +33,8 @@ cdef enum:
     WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
 
 assert ROWS == MOMENTS * NKINDS * 2
+
+cdef uint64_t ANSWERABLE = sum([1 << BITS[k.name] for k in LEAVES if k.answers])
 
 ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
 
@@ -160,7 +162,7 @@ cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept no
 
 cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
     """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
-    cdef bint may = h.answers and not h.observe and (e.at == AT_SENDER or verdict != MOS_DROP)
+    cdef bint may = h.answers and not h.observe and ANSWERABLE >> e.kind & 1 and (e.at == AT_SENDER or verdict != MOS_DROP)
     if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
         return True
     b.misanswers += 1
@@ -174,7 +176,7 @@ cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int 
             bus_take_gil(b)
             (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
         return
-    if h.observe or not h.answers or e.pkt == NULL:     # a flow's last bytes: their packets are gone
+    if h.observe or not h.answers or not ANSWERABLE >> e.kind & 1 or e.pkt == NULL:     # no packet: a flow's last bytes
         return
     if verdict == MOS_EDIT:
         b.serial += 1               # other bytes from here on, so predicates are asked again
@@ -362,7 +364,8 @@ cdef class Bus:
         if hasattr(result, "__next__"):
             self.publish(result, 1, e)
             return self.deliver(e, a, view)
-        code = answered(result, self.names[h.index], type(view).__name__, h.answers and not h.observe, e.at != AT_SENDER, h.edits)
+        code = answered(result, self.names[h.index], type(view).__name__,
+                        h.answers and view.answers and not h.observe, e.at != AT_SENDER, h.edits)
         if code == MOS_EDIT:
             self.note_edit(h, e, a, result.payload)
         if a.verdict < code < MOS_BYPASS:

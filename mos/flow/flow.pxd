@@ -87,7 +87,7 @@ cdef struct flow_t:
     uint8_t  proto
     uint8_t  end_reason     # END_*; set at close, told at FlowEnd
     uint8_t  flags          # FLOW_*
-    uint8_t  policy         # overlap policy (tcp.reasm)
+    uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
     uint8_t  dirty          # slots were written since the packet began
     uint8_t  hist_len
     uint8_t  spare
@@ -118,6 +118,10 @@ cdef inline const key_t *flow_name_at(const flow_t *f, uint16_t position, uint8_
         client_hi[0] = a.client_hi
         a = a.next
     return k
+
+cdef inline uint8_t policy_of(const flow_t *f, int side) noexcept nogil:
+    """Overlap policy for the bytes that `side` sends: its receiver's."""
+    return f.policy & 15 if side == CLIENT else f.policy >> 4
 
 cdef inline int flow_side(const flow_t *f, uint8_t from_hi) noexcept nogil:
     """CLIENT or SERVER: who of `f` sent a packet with this `from_hi`."""

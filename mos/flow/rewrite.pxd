@@ -34,6 +34,11 @@ cdef inline void mend(uint8_t *csum, const uint8_t *old, const uint8_t *new, uin
     total = (total & 0xffff) + (total >> 16)
     put16(csum, ~total & 0xffff)
 
+cdef inline void never_zero(uint8_t *csum, const pkt_t *p) noexcept nogil:
+    """A UDP checksum that comes to zero is sent as ones: zero says that there is none (RFC 768)."""
+    if p.proto == IPPROTO_UDP and get16(csum) == 0:
+        put16(csum, 0xffff)
+
 cdef inline uint8_t *l4_checksum(uint8_t *out, const pkt_t *p) noexcept nogil:
     """Where the transport checksum of the copied frame is; NULL: there is none, or the capture cuts it off."""
     cdef size_t l4 = p.l4 - p.frame
@@ -60,6 +65,7 @@ cdef inline void set_address(uint8_t *out, const pkt_t *p, int source, const uin
         mend(ip + 10, at, addr, n)
     if csum != NULL and p.proto != IPPROTO_ICMP:
         mend(csum, at, addr, n)
+        never_zero(csum, p)
     memcpy(at, addr, n)
 
 cdef inline void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t port) noexcept nogil:
@@ -72,6 +78,7 @@ cdef inline void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t por
         return
     if csum != NULL:
         mend(csum, at, new, 2)
+        never_zero(csum, p)
     memcpy(at, new, 2)
 
 cdef inline int rewrite_flow(uint8_t *out, const pkt_t *p, const flow_t *f, int s) noexcept nogil:
@@ -128,13 +135,14 @@ cdef inline int replace_payload(uint8_t *out, const pkt_t *p, uint32_t at, const
             mend_last(csum, out[base + i], data[i])
             out[base + i] = data[i]
             i += 1
+    never_zero(csum, p)
     return 0
 
 cdef inline int set_ttl(uint8_t *out, const pkt_t *p, int ttl) noexcept nogil:
-    """Another TTL or hop limit."""
+    """Another TTL or hop limit. -1: the frame does not hold an IP header in full."""
     cdef uint8_t *ip = out + (p.ip - p.frame)
     cdef uint8_t[2] new
-    if p.ip == NULL or p.reassembled:
+    if p.ip == NULL or p.reassembled or (p.ip - p.frame) + (40 if p.ipver == 6 else 20) > p.caplen:
         return -1
     if p.ipver == 6:
         ip[7] = <uint8_t>ttl

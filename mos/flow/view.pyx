@@ -5,7 +5,7 @@ import ipaddress
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
                             FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
@@ -298,9 +298,14 @@ cdef class Flow:
 
     @property
     def overlap_policy(self):
-        """Name of the policy that decides between overlapping bytes."""
+        """Name of the policy that decides between overlapping bytes sent to the server."""
         live(self, "overlap_policy")
         return self.owner.flow_policy(self.f.policy)
+
+    def set_overlap_policy(self, name):
+        """Another overlap policy for this flow; in FlowStart, before its first byte. Raises UsageError later."""
+        live(self, "set_overlap_policy")
+        self.owner.flow_overlap(self, name)
 
     def attach(self, handler):
         """From the next event on, `handler` (marked `attached=False`) sees this flow."""

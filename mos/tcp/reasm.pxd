@@ -41,6 +41,7 @@ cdef struct reasm_t:
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off
     const uint8_t *data
+    const uint8_t *shown    # what the receiver gets: other bytes, if a handler has replaced them
     uint32_t len
     uint8_t  doubtful
     uint8_t  is_new         # out of the segment at hand, not the queue

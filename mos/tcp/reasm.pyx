@@ -90,7 +90,7 @@ cdef int plan_add(plan_t *p, uint64_t off, const uint8_t *data, uint64_t n, uint
         p.pieces = bigger
         p.cap = cap
     cdef piece_t *piece = &p.pieces[p.n]
-    piece.off, piece.len, piece.data = off, <uint32_t>n, data
+    piece.off, piece.len, piece.data, piece.shown = off, <uint32_t>n, data, data
     piece.doubtful, piece.is_new = doubtful, is_new
     p.n += 1
     p.to = off + n

@@ -2,14 +2,14 @@
 from mos.events.kinds cimport (
     KIND_DUPLICATE_ACK, KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE,
     KIND_ZERO_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
-    STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT, STATE_TIME_WAIT)
+    STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
 from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 
 from mos.tcp import states

@@ -152,7 +152,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         e.length = p.payload_len
     if drain(k) < 0:
         return -1
-    if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and off >= 0 \
+    if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and S.flags & END_SEEN and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
         reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, p.payload, p.payload_cap)
     slots_commit(k.undo)

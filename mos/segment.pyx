@@ -106,8 +106,7 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
         return False
-    if reasm_parked(<reasm_t *>R.reasm, R.offset + <uint64_t><int64_t>seq_diff(c.pkt.ack, R.nxt)):
-        R.snd_max = c.pkt.ack       # parked bytes account for the ACK: they were sent after all
+    if vouched(R, c.pkt.ack):
         return True
     if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
         t.side[c.s].claims = 0
@@ -115,6 +114,13 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         adopt_all(k, c, c.s)
         return True
     return False
+
+cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
+    """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
+    if not reasm_parked(<reasm_t *>e.reasm, e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)):
+        return False
+    e.snd_max = ack
+    return True
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""

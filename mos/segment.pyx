@@ -476,7 +476,6 @@ cdef int tell(Core k, event_t *e) noexcept nogil:
     k.n.events[e.kind] += 1
     return bus_event(k.bus, e, &k.answer)
 
-
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     """The flow ends: deliver what waits behind holes, each hole a StreamGap, and tell of bytes acknowledged but unseen."""
     cdef scene_t c

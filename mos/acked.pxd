@@ -65,7 +65,7 @@ cdef inline int acked_keep(Core k, flow_t *f, int side, const plan_t *plan) noex
     while at[0] != NULL:
         at = &at[0].next
     for i in range(plan.n):
-        at[0] = seg_new(&k.budget, plan.pieces[i].off, plan.pieces[i].data, plan.pieces[i].len, plan.pieces[i].doubtful)
+        at[0] = seg_new(&k.budget, plan.pieces[i].off, plan.pieces[i].shown, plan.pieces[i].len, plan.pieces[i].doubtful)
         if at[0] == NULL:
             return 0
         r.waiting_bytes += plan.pieces[i].len

@@ -60,6 +60,7 @@ cdef struct user_timer_t:   # one timer of Flow.timer or a global one
     timer_node_t node       # first: the wheel hands this back
     flow_t *flow            # NULL: global
     user_timer_t *next      # of the same flow
+    int64_t start           # ns until it first fires
     int64_t period          # ns, 0: one-shot
     uint64_t handle
     PyObject *value         # owned

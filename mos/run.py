@@ -123,6 +123,8 @@ class Engine:
         with self.slots:
             for nf in self.chain.nfs:
                 nf.start(self)
+        for tick in [s.tick for s in subscriptions if s.tick is not None]:
+            self.stack.flow_timer(None, tick.seconds, tick, every=True)
 
     def __enter__(self):
         return self

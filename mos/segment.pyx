@@ -444,7 +444,8 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
-        arm(k, f)
+    if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED):
+        arm(k, f)       # the new state's time-out may be shorter
     return 0
 
 cdef void packet_at_receiver(Core k, scene_t *c) noexcept nogil:

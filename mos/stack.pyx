@@ -26,7 +26,7 @@ from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN)
 from mos.flow.rewrite cimport frame_copy, make_reset, rewrite_flow
 from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, Core
-from mos.lifetime cimport end_flow, expire, release
+from mos.lifetime cimport end_flow, expire, release, start_timers
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, slots_open, undo_begin
@@ -201,6 +201,8 @@ cdef class Stack(Core):
     cdef void set_clock(self, int64_t ts) noexcept nogil:
         """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
         stamp must not time every flow out."""
+        if self.now == 0:
+            start_timers(self, ts)
         if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
             self.now = self.slots.now = ts
             self.leap = 0

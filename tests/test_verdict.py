@@ -268,10 +268,11 @@ def test_two_edits_follow_each_other(tmp_path):
     assert [bytes(ip.data.data) for ip in parsed(out)] == [b"12", b"12"]
 
 
-def test_a_tcp_receiver_sees_the_edited_bytes():
+@pytest.mark.parametrize("at", ["receiver", "acked"])
+def test_a_tcp_receiver_sees_the_edited_bytes(at):
     got = []
     drive([box(answering(lambda ev: Replace(ev.data.swapcase()), edits="same_length")),
-           box(answering(lambda ev: got.append(ev.data), at="receiver"))], web(data=b"Get", answer=b"Ok"))
+           box(on(StreamData, at=at)(lambda ev: got.append(ev.data)))], web(data=b"Get", answer=b"Ok"))
     assert got == [b"gET", b"oK"]
 
 

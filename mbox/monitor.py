@@ -11,8 +11,8 @@ example   mos run monitor -r pcaps/http_two.pcap --set monitor.top=5
 import heapq
 
 from mos import NF, Count, FlowVar, Map, option
-from mos.events import FlowEnd, Retransmission, Timer, on
 from mos.errors import UsageError
+from mos.events import FlowEnd, Retransmission, Timer, on
 
 HEADER = ("client", "server", "proto", "states", "sent", "received", "seconds", "resent", "end")
 NUMBERS = (4, 5, 6, 7)

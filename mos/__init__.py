@@ -2,7 +2,16 @@
 TYPE_CHECKING = False       # type checkers take it for true by its name; `typing` would cost 2 ms
 if TYPE_CHECKING:
     from mos.errors import (
-        CaptureError, ChainError, FilterError, HandlerError, MosError, StaleEvent, StaleFlow, UsageError, VerdictError)
+        CaptureError,
+        ChainError,
+        FilterError,
+        HandlerError,
+        MosError,
+        StaleEvent,
+        StaleFlow,
+        UsageError,
+        VerdictError,
+    )
     from mos.events.filter import Filter, compile_filter
     from mos.events.marks import derive, on
     from mos.events.user import Blob, Ip, Text, UserEvent

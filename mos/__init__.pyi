@@ -3,17 +3,30 @@ from os import PathLike
 from types import ModuleType, TracebackType
 from typing import IO, Any, Literal, TypeVar
 
-from mos.errors import (
-    CaptureError as CaptureError, ChainError as ChainError, FilterError as FilterError, HandlerError as HandlerError,
-    MosError as MosError, StaleEvent as StaleEvent, StaleFlow as StaleFlow, UsageError as UsageError,
-    VerdictError as VerdictError)
+from mos.errors import CaptureError as CaptureError
+from mos.errors import ChainError as ChainError
+from mos.errors import FilterError as FilterError
+from mos.errors import HandlerError as HandlerError
+from mos.errors import MosError as MosError
+from mos.errors import StaleEvent as StaleEvent
+from mos.errors import StaleFlow as StaleFlow
+from mos.errors import UsageError as UsageError
+from mos.errors import VerdictError as VerdictError
 from mos.events import Event
-from mos.events.marks import derive as derive, on as on
+from mos.events.marks import derive as derive
+from mos.events.marks import on as on
 from mos.events.narrow import Narrowed
-from mos.events.user import Blob as Blob, Ip as Ip, Text as Text, UserEvent as UserEvent
+from mos.events.user import Blob as Blob
+from mos.events.user import Ip as Ip
+from mos.events.user import Text as Text
+from mos.events.user import UserEvent as UserEvent
 from mos.flow.view import Flow
-from mos.state.kinds import (
-    Count as Count, FlowState as FlowState, FlowVar as FlowVar, Map as Map, Pool as Pool, Table as Table)
+from mos.state.kinds import Count as Count
+from mos.state.kinds import FlowState as FlowState
+from mos.state.kinds import FlowVar as FlowVar
+from mos.state.kinds import Map as Map
+from mos.state.kinds import Pool as Pool
+from mos.state.kinds import Table as Table
 
 __version__: str
 __all__ = [
@@ -25,7 +38,6 @@ __all__ = [
 
 _T = TypeVar("_T")
 _Packets = str | PathLike[str] | bytes | IO[bytes] | Iterable[tuple[int, bytes]]
-_Box = NF | type[NF] | ModuleType | Callable[..., Any] | list[Callable[..., Any]]
 
 class Verdict:
     name: str
@@ -67,6 +79,8 @@ class NF:
     def label(self) -> str: ...
     def handlers(self) -> list[Any]: ...
     def declarations(self) -> list[Any]: ...
+
+_Box = NF | type[NF] | ModuleType | Callable[..., Any] | list[Callable[..., Any]]
 
 class Chain:
     names: list[str]

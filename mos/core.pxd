@@ -127,4 +127,5 @@ cdef class Core:
     cdef void end_other(self, flow_t *f) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
+    cdef int tick(self) noexcept
     cdef void report(self, pkt_t *p, flow_t *f) noexcept

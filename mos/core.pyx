@@ -22,6 +22,9 @@ from mos.errors import MosError, StaleFlow, UsageError, VerdictError
 from mos.tcp.policies import POLICIES, index
 from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
 cdef enum:
     OUT_CAP = 1 << 18       # an edited frame: the largest a capture may hold
     MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
@@ -321,6 +324,17 @@ cdef class Core:
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End a flow while the packet of another one is finished. The stack, which can, does."""
+
+    cdef int tick(self) noexcept:
+        """Progress, and Ctrl-C: a signal raises here, between two packets."""
+        try:
+            PyErr_CheckSignals()
+            if self.on_tick is not None:
+                self.on_tick(self.n.packets_in)
+        except BaseException as exc:
+            self.bus.error = exc
+            self.bus.failed = 1
+        return self.bus.failed
 
     cdef void report(self, pkt_t *p, flow_t *f) noexcept:
         """Hand the verdict on this packet to the recorder."""

@@ -2,6 +2,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memset
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.core cimport RST_SILENCE_S, Core, user_timer_t
 from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil
 from mos.events.kinds cimport KIND_FLOW_END, KIND_TIMER
@@ -28,7 +30,6 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
     cdef answer_t answer = k.answer
     cdef event_t *e
     cdef int side
-    cdef uint32_t n = k.ring.n
     if not f.end_reason:
         f.end_reason = <uint8_t>reason
         if t != NULL and t.rst_side and reason != END_EVICTED:
@@ -93,7 +94,6 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
     cdef trouble_t *t = <trouble_t *>f.extra
     cdef scene_t c
-    cdef int64_t wait
     if t != NULL and t.rst_side and k.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
         return end_flow(k, f, END_IDLE)
     if f.flags & FLOW_CLOSED and f.end_reason > 1:
@@ -118,20 +118,23 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
 
 
 cdef int fire(Core k, user_timer_t *t) noexcept nogil:
-    """One user timer: its handlers, then again or gone."""
+    """One user timer: again or gone, and its handlers, which may cancel it."""
     cdef event_t e
+    cdef PyObject *value = t.value
     cdef int rc
     memset(&e, 0, sizeof(e))
     e.size, e.kind, e.segs, e.to_server = sizeof(event_t), KIND_TIMER, 1, 1
     e.flow, e.now, e.obj = t.flow, t.node.when, t.value
     e.arg = <int64_t>t.handle
     undo_begin(k.undo, NULL)
+    bus_take_gil(k.bus)
+    (<void (*)(PyObject *) noexcept nogil>hold)(value)
     if t.period:
         wheel_arm(k.timers, &t.node, t.node.when + t.period)
-    rc = tell(k, &e)
-    if not t.period:
-        bus_take_gil(k.bus)
+    else:
         (<void (*)(Core, user_timer_t *) noexcept nogil>drop_timer_of)(k, t)
+    rc = tell(k, &e)
+    (<void (*)(PyObject *) noexcept nogil>let_go)(value)
     return rc
 
 
@@ -143,6 +146,14 @@ cdef void release_objects(Core k, flow_t *f) noexcept:
             k.drop_timer(<user_timer_t *>t.timers)
     if f.view != NULL:
         flow_view_end(f)
+
+
+cdef void hold(PyObject *value) noexcept:
+    Py_INCREF(<object>value)
+
+
+cdef void let_go(PyObject *value) noexcept:
+    Py_XDECREF(value)
 
 
 cdef void drop_timer_of(Core k, user_timer_t *t) noexcept:

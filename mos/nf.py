@@ -6,7 +6,7 @@ that they fit together, and says who subscribes to what. Nothing here touches pa
 import difflib
 import inspect
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +325,7 @@ class Chain:
     def _compile(name, predicate, root):
         if not isinstance(predicate, str):
             return predicate
-        from mos.events.filter import compile_filter     # a fifth of what importing mos takes, and not every chain filters
+        from mos.events.filter import compile_filter  # a fifth of what importing mos takes, and not every chain filters
         try:
             return user_filter(predicate, root) if issubclass(root, UserEvent) else compile_filter(predicate, root.__name__)
         except UsageError as e:

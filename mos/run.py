@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from mos.errors import CaptureError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
+from mos.events.marks import on
+from mos.events.user import UserEvent
+from mos.events.views import Event
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
-from mos.events.marks import on
-from mos.events.user import UserEvent
-from mos.events.views import Event
 from mos.nf import Chain, Subscription
 from mos.stack import Stack
 from mos.state.slots import SlotSpace

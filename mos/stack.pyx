@@ -6,50 +6,40 @@
 TCP's part, from classify to track receiver, is `mos.segment`.
 """
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.bus cimport (
-    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_event, bus_take_gil)
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil)
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_END, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN,
-    KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_STOPPED,
-    ORPHAN_TABLE_FULL)
+    CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_OVERLAP_CONFLICT,
+    KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, ORPHAN_NO_SYN, ORPHAN_STOPPED, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_IDLE, END_REUSED, END_RST_CLIENT, END_SHUTDOWN, END_SYN, FLOW_CLOSED, FLOW_DROPPED,
-    FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_name_at, flow_side)
+    CLIENT, END_EVICTED, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER,
+    alias_t, flow_side)
 from mos.flow.table cimport NIL, table_at, table_create, table_find, table_first, table_remove, table_touch, table_victim
-from mos.flow.view cimport Flow, flow_view_end
-from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_due, wheel_expire
+from mos.flow.wheel cimport wheel_due
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN, key_t)
-from mos.flow.rewrite cimport frame_copy, key_make, make_reset, replace_payload, rewrite_flow, set_ttl
-from mos.core cimport (
-    DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN)
+from mos.flow.rewrite cimport frame_copy, make_reset, rewrite_flow
+from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, Core
 from mos.lifetime cimport end_flow, expire, release
 from mos.segment cimport (
-    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, flush, segment, tell)
-from mos.state.blocks cimport slots_close, slots_commit, slots_open, undo_begin
-from mos.tcp.seq cimport seq_diff
-from mos.tcp.reasm cimport reasm_free, reasm_t
-from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open, track_time_out
-from mos.tcp.trouble cimport trouble_of, trouble_t
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, segment, tell)
+from mos.state.blocks cimport slots_commit, slots_open, undo_begin
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open
+from mos.tcp.trouble cimport trouble_t
 
-import ipaddress
 import os
 
-from mos.errors import VerdictError
 
 cdef int64_t LEAP_NS = 3_600_000_000_000
 
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
-    int PyErr_CheckSignals() except -1
 
 cdef enum:
     BATCH = 64              # the GIL is taken once per batch at most; 64 frames' headers fit the L1 cache
@@ -485,17 +475,6 @@ cdef class Stack(Core):
                     self.n.packets_out += 1
                     if self.writer is not None:
                         self.writer.write(p, self.out, n, n)
-
-    cdef int tick(self) noexcept:
-        """Progress, and Ctrl-C: a signal raises here, between two packets."""
-        try:
-            PyErr_CheckSignals()
-            if self.on_tick is not None:
-                self.on_tick(self.n.packets_in)
-        except BaseException as exc:
-            self.bus.error = exc
-            self.bus.failed = 1
-        return self.bus.failed
 
 
 cdef const bpf_t *compile_selection(Stack s, int linktype) noexcept:

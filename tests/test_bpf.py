@@ -7,10 +7,11 @@ import sys
 import dpkt
 import pcapy
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mos.net.bpf import MAX_INSNS, SNAPLEN, PacketFilter, run_code, verify
 
 from mos.errors import FilterError, UsageError
-from mos.net.bpf import MAX_INSNS, SNAPLEN, PacketFilter, run_code, verify
 
 CORPORA = pathlib.Path(os.environ.get("MOS_CORPORA") or pathlib.Path(__file__).parents[2] / "shared" / "corpora")
 

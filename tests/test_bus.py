@@ -1,10 +1,11 @@
 """Dispatch: who is asked about an event, in which order and how often; attaching per flow; user-defined events; errors."""
 import pytest
 from boxes import box, drive, flows, question, web
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mos.errors import HandlerError, MosError, StaleEvent, StaleFlow, VerdictError
-from mos.events import (Event, FlowEnd, FlowEvent, FlowStart, Ip, PacketIn, StreamData, TcpEvent, Text, UserEvent, derive, on)
+from mos.events import Event, FlowEnd, FlowEvent, FlowStart, Ip, PacketIn, StreamData, TcpEvent, Text, UserEvent, derive, on
 from mos.events.verdict import BYPASS, DETACH, DROP
 from mos.nf import Chain
 from mos.run import LIMITS, Engine, Settings

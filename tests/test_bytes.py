@@ -1,7 +1,8 @@
 """Numbers from the wire at every alignment."""
 import struct
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import Decoder
 from packets import tcp4
 

@@ -11,7 +11,21 @@ from installation import SUFFIX, clean_environment, compile_against, run
 from source_tree import ROOT
 
 from mos import (
-    BYPASS, DETACH, DROP, DROP_FLOW, RESET, Chain, ChainError, Engine, FlowVar, HandlerError, MosError, Rewrite, UserEvent, on)
+    BYPASS,
+    DETACH,
+    DROP,
+    DROP_FLOW,
+    RESET,
+    Chain,
+    ChainError,
+    Engine,
+    FlowVar,
+    HandlerError,
+    MosError,
+    Rewrite,
+    UserEvent,
+    on,
+)
 from mos.events import FlowEnd, FlowStart, PacketIn, Retransmission, StreamData
 from mos.testing import merge, tcp, udp
 

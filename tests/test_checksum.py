@@ -5,9 +5,10 @@ import struct
 import pytest
 from captures import frames
 from dpkt.dpkt import in_cksum
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder, checksum, checksum_update
-from packets import A, A6, B, B6, ICMP, ICMP6, TCP, UDP, ether, icmp, ip, ip4, ip6, raw, tcp, tcp4, udp
+from packets import A6, B6, ICMP, ICMP6, TCP, UDP, A, B, ether, icmp, ip, ip4, ip6, raw, tcp, tcp4, udp
 
 BAD_IP, BAD_L4, PARTIAL, UNKNOWN = 1, 2, 4, 8
 

@@ -5,10 +5,12 @@ import subprocess
 
 import pytest
 from captures import frames, write
-from hypothesis import example, given, settings, strategies as st
-from mos.errors import UsageError
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder
 from packets import TCP, UDP, ether, ip4, ip6, tcp, tcp4, tcp6, udp
+
+from mos.errors import UsageError
 
 LINKS = [0, 1, 9, 12, 50, 51, 101, 104, 105, 108, 113, 119, 127, 163, 204, 228, 229, 276, 999]
 SEEDS = [ether(tcp4(b"x" * 20, options=b"\1\1\x08\x0a" + bytes(8))), ether(tcp6(b"x")), ether(ip4(udp(b"x" * 20), UDP)),

@@ -1,9 +1,11 @@
 """Domains: paths of VLANs and tunnels against a dict, their texts, their bound."""
 import pytest
-from hypothesis import given, settings, strategies as st
-from mos.errors import UsageError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mos.net.decode import Decoder
-from packets import A, B, UDP, ether, ip4, tcp4, udp
+from packets import UDP, A, B, ether, ip4, tcp4, udp
+
+from mos.errors import UsageError
 
 PATH = st.tuples(st.lists(st.integers(1, 20), max_size=3).map(tuple), st.sampled_from([None, 1, 2, 77]), st.booleans(),
                  st.sampled_from([(), (7,)]))

@@ -3,13 +3,14 @@ import struct
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mos.events.filtervm import run_on
 
 from mos.errors import FilterError
 from mos.events.filter import Layout, RecordField, compile_filter, explain, parse, show
 from mos.events.filter.names import Scope
 from mos.events.filter.syntax import MAX_DEPTH, MAX_TEXT, And, Compare, In, Literal, Name, Not, Or, Range
-from mos.events.filtervm import run_on
 from mos.events.spec import FLOW_FIELDS, KINDS, PACKET_FIELDS, REFUSALS, STATES
 
 KIND = "OutOfWindow"

@@ -2,12 +2,13 @@
 import struct
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mos.events.filtervm import FIELD_SOURCES, LIMITS, Filter, Insn, run_on
 
 from mos.errors import FilterError, UsageError
 from mos.events import filtervm as vm
 from mos.events.filter import Layout, RecordField, compile_filter
-from mos.events.filtervm import FIELD_SOURCES, LIMITS, Filter, Insn, run_on
 
 MAX_INSNS, MAX_POOL = LIMITS
 FLOW = dict(client=b"\x0a\0\0\5", client_port=5000, server=b"\x08\x08\x08\x08", server_port=53, proto=17)

@@ -3,10 +3,12 @@ import random
 import struct
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
-from mos.errors import UsageError
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder
-from packets import A, A6, B, B6, ICMP, TCP, UDP, ether, icmp, ip4, ip6, tcp, tcp4, udp
+from packets import A6, B6, ICMP, TCP, UDP, A, B, ether, icmp, ip4, ip6, tcp, tcp4, udp
+
+from mos.errors import UsageError
 
 SECOND = 10**9
 

@@ -2,9 +2,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mbox.ids import Alert, Ids
 from source_tree import ROOT
 
-from mbox.ids import Alert, Ids
 from mos import Chain, Engine, UsageError, on
 from mos.events import FlowStart
 from mos.testing import merge, tcp, udp

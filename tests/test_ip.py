@@ -2,9 +2,10 @@
 import struct
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder
-from packets import A, A6, B6, ICMP6, TCP, UDP, ether, icmp, ip4, ip6, raw, tcp, tcp4, tcp6, udp
+from packets import A6, B6, ICMP6, TCP, UDP, A, ether, icmp, ip4, ip6, raw, tcp, tcp4, tcp6, udp
 
 
 def parse(packet, **how):

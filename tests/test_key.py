@@ -1,8 +1,10 @@
 """SipHash-1-3 of a flow key against the published vectors and a reference in Python."""
 import pytest
-from hypothesis import given, settings, strategies as st
-from mos.errors import UsageError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mos.flow.table import FlowTable
+
+from mos.errors import UsageError
 
 WORD = 2**64 - 1
 

@@ -2,8 +2,21 @@ import driver
 import pytest
 
 from mos.errors import ChainError, MosError, UsageError
-from mos.state.kinds import (Blob, Count, FlowState, FlowVar, Ip, Map, Pool, Table, Text, clone, declared, is_declaration,
-                             worker_refusal)
+from mos.state.kinds import (
+    Blob,
+    Count,
+    FlowState,
+    FlowVar,
+    Ip,
+    Map,
+    Pool,
+    Table,
+    Text,
+    clone,
+    declared,
+    is_declaration,
+    worker_refusal,
+)
 from mos.state.slots import SlotSpace
 
 cy = driver.load("slots_driver")

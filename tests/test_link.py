@@ -2,7 +2,8 @@
 import struct
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder
 from packets import A6, B6, ether, tcp4, tcp6
 

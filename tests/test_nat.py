@@ -152,7 +152,7 @@ def test_an_attacker_cannot_occupy_a_name():
 
 
 def test_a_name_in_use_is_not_taken_over():
-    inside = udp("10.0.0.1:5000", f"198.51.100.1:53", start_ns=1_700_000_001_000_000_000).send(b"q")
+    inside = udp("10.0.0.1:5000", "198.51.100.1:53", start_ns=1_700_000_001_000_000_000).send(b"q")
     other = udp("192.0.2.1:5000", "198.51.100.1:53").send(b"mine")      # the box's own traffic passes by
     result = through(other, inside)
     assert reasons(result)[-1] == "another flow has the new name" and len(result.out) == 1

@@ -1,7 +1,8 @@
 """Order of handlers: rows against the definition, word by word."""
 from types import SimpleNamespace
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mos.events.order import ACKED, MOMENTS, RECEIVER, SENDER, in_order, listeners, walk
 from mos.events.spec import BITS, LEAVES

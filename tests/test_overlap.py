@@ -1,6 +1,7 @@
 """Conflicts: where bytes sent again differ from those queued or retained."""
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.tcp.reasm import Reassembler
 from test_reasm import Model
 

@@ -9,9 +9,9 @@ import dpkt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mos.io.pcap import Source
 
 from mos.errors import CaptureError
-from mos.io.pcap import Source
 from mos.io.source import open_source
 
 CORPORA = pathlib.Path(os.environ.get("MOS_CORPORA") or pathlib.Path(__file__).parents[1] / ".." / "shared" / "corpora")

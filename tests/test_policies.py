@@ -2,9 +2,10 @@
 import json
 
 import pytest
-from mos.tcp.policies import NEW_WINS, POLICIES, RELATIONS, table
 from mos.tcp.reasm import Reassembler
 from test_reasm import Model
+
+from mos.tcp.policies import NEW_WINS, POLICIES, RELATIONS, table
 
 
 @pytest.fixture(scope="module")

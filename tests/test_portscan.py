@@ -1,10 +1,10 @@
 """Port scans: found in the one capture that has one, and nowhere else."""
 import pytest
+from source_tree import ROOT
 
 from mbox.portscan import PortScan, PortScanner
 from mos import UsageError
 from mos.testing import merge, run, tcp, udp
-from source_tree import ROOT
 
 CAPTURES = sorted(p.name for p in (ROOT / "pcaps").glob("*.pcap*"))
 

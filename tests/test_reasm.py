@@ -1,8 +1,10 @@
 """Reassembly against twenty lines of Python that keep every byte in a dict."""
 import pytest
-from hypothesis import given, strategies as st
-from mos.tcp.policies import NEW_WINS, POLICIES
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.tcp.reasm import Reassembler
+
+from mos.tcp.policies import NEW_WINS, POLICIES
 
 # Sign of (new start - old start) and of (new end - old end).
 ALLEN = {(0, 0): "eq", (0, -1): "s", (0, 1): "si", (1, 0): "f", (-1, 0): "fi", (1, -1): "d", (-1, 1): "di", (-1, -1): "o",

@@ -4,7 +4,8 @@ import struct
 
 import dpkt
 from boxes import box, drive
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mos.events import FlowStart, PacketIn, StreamData, on
 from mos.events.verdict import RESET, Replace, Rewrite

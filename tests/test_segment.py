@@ -1,7 +1,9 @@
 """A segment's way through its flow: what is delivered, given up, dropped and offered again."""
 import pytest
 from events import play
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from mos import DROP, DROP_FLOW, FlowVar, events
 from mos.events import on
 from mos.testing import tcp
@@ -341,3 +343,10 @@ def client_of(conversation):
     (lambda: unopened().segment("client", flags="SF"), 1234)])                         # a SYN-FIN scan's sender is the client
 def test_who_is_taken_for_the_client(conversation, client):
     assert client_of(conversation())[1] == client
+
+
+def test_bytes_refused_before_anything_places_them_are_not_kept():
+    """Nothing tells yet at which offset they are: kept at 0 they came a second time, when the server's first byte was known."""
+    c = conn(handshake=False).segment("client", seq=1, flags="A").segment("server", b"x" * 54, seq=1, ack=200)
+    c.segment("server", b"x" * 54, seq=1, ack=200)
+    assert stream(c) == ["StreamData < 0+54", "StreamGap > close 0+199"] + OPEN

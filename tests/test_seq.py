@@ -2,7 +2,9 @@
 import pytest
 from driver import load
 from events import play, states
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
+
 from mos.testing import tcp
 
 RING = 1 << 32

@@ -1,8 +1,10 @@
 """SipHash-1-3 against published vectors and a reference in Python."""
 import pytest
-from hypothesis import given, strategies as st
-from mos.errors import UsageError
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import siphash
+
+from mos.errors import UsageError
 
 WORD = 2**64 - 1
 

@@ -8,7 +8,8 @@ import weakref
 
 import driver
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mos.errors import ChainError, MosError, StaleFlow, UsageError

@@ -3,10 +3,12 @@ import random
 from collections import OrderedDict
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from mos.errors import UsageError
 from mos.flow.table import FlowTable
+
+from mos.errors import UsageError
 
 CAP = 6
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import dpkt
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mos.errors import UsageError
 from mos.testing import fault, icmp_echo, merge, tcp, udp

@@ -1,7 +1,7 @@
 """mos.testing.run: what a handler's test gets to see."""
 import pytest
 
-from mos import DROP_FLOW, ChainError, Count, HandlerError, NF, UserEvent, derive
+from mos import DROP_FLOW, NF, ChainError, Count, HandlerError, UserEvent, derive
 from mos.events import FlowEnd, FlowStart, StreamData, on
 from mos.testing import run, tcp, udp
 

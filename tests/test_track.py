@@ -1,6 +1,7 @@
 """Both ends' simulation, conversation by conversation: states, retransmissions, windows, duplicate ACKs, time-outs."""
 import pytest
 from events import play, states
+
 from mos import events
 from mos.testing import merge, tcp
 from mos.testing.conversation import START_NS

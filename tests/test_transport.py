@@ -3,9 +3,10 @@ import ipaddress
 import struct
 
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, Decoder
-from packets import A, A6, B, B6, ICMP, ICMP6, TCP, UDP, ether, icmp, ip, ip4, ip6, tcp, tcp4, udp
+from packets import A6, B6, ICMP, ICMP6, TCP, UDP, A, B, ether, icmp, ip, ip4, ip6, tcp, tcp4, udp
 
 U16, U32 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)
 V4 = st.integers(0, 2**32 - 1).map(lambda n: str(ipaddress.IPv4Address(n)))

@@ -2,10 +2,12 @@
 import struct
 
 import pytest
-from hypothesis import given, strategies as st
-from mos.errors import UsageError
+from hypothesis import given
+from hypothesis import strategies as st
 from mos.net.decode import CAUSES, TUNNELS, Decoder
-from packets import A, A6, B, B6, UDP, ether, ip, ip4, ip6, tcp4, tcp6, udp
+from packets import A6, B6, UDP, A, B, ether, ip, ip4, ip6, tcp4, tcp6, udp
+
+from mos.errors import UsageError
 
 FOUR = tcp4(b"inside", src="192.168.0.1", dst="192.168.0.2")
 SIX = tcp6(b"inside", src="2001:0:a::1", dst="fe80::2")

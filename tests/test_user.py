@@ -2,11 +2,27 @@ import inspect
 import ipaddress
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mos.errors import FilterError, UsageError
-from mos.events import (Anomaly, AppEvent, Blob, Event, FlowEnd, FlowEvent, FlowStart, Ip, Narrowed, StreamData, StreamGap, Text,
-                        Timer, UserEvent, derive, on)
+from mos.events import (
+    Anomaly,
+    AppEvent,
+    Blob,
+    Event,
+    FlowEnd,
+    FlowEvent,
+    FlowStart,
+    Ip,
+    StreamData,
+    StreamGap,
+    Text,
+    Timer,
+    UserEvent,
+    derive,
+    on,
+)
 from mos.events.marks import Mark, marks_of
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import dpkt
 import pytest
 from boxes import assert_balanced, box, drive, question, web
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mos.errors import HandlerError, VerdictError
 from mos.events import FlowEnd, FlowEstablished, FlowStart, PacketIn, Retransmission, StreamData, TcpStateChange, on

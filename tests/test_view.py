@@ -4,7 +4,8 @@ import weakref
 
 import driver
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mos.errors import StaleFlow
 from mos.events import spec

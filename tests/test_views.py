@@ -8,7 +8,8 @@ from pathlib import Path
 
 import driver
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mos.errors import StaleEvent
 from mos.events import spec, views

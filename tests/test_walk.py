@@ -1,8 +1,9 @@
 """Why a walk through a frame ends early: every cause from a frame that deserves it, and the depth bounds."""
 import pytest
-from mos.events.spec import MALFORMED
 from mos.net.decode import CAUSES, Decoder
 from packets import ICMP, UDP, ether, icmp, ip4, ip6, tcp, tcp4, tcp6, udp
+
+from mos.events.spec import MALFORMED
 
 
 def nested(layers):

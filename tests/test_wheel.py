@@ -2,7 +2,8 @@
 import heapq
 import random
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mos.flow.wheel import Wheel
 
 NODES = 12

@@ -9,10 +9,10 @@ import dpkt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mos.io.writer import Writer
 
 from mos.errors import MosError, UsageError
 from mos.io.source import open_source
-from mos.io.writer import Writer
 
 LAST = 0xFFFFFFFF * 10**9 + 999_999_999     # what a pcap's 32 bits of seconds can say
 

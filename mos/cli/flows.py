@@ -7,7 +7,7 @@ import sys
 from mos.cli.conn import conn_state
 from mos.errors import CaptureError, UsageError
 from mos.events import BadChecksum, FlowEnd, OutOfWindow, OverlapConflict, StreamData, StreamGap, on
-from mos.nf import NF, Chain, option
+from mos.nf import NF, Chain
 from mos.run import CHECKSUMS, PICKUPS, Engine, Settings
 from mos.tcp.policies import POLICIES
 

@@ -4,9 +4,8 @@ A handler set is an interned, immutable table of rows (moment, kind, direction);
 and detaching move the flow along cached transitions between sets, so memory grows with distinct sets, not with flows.
 """
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP, NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER

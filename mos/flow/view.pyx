@@ -5,7 +5,7 @@ import ipaddress
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
                             FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t

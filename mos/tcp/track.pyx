@@ -2,14 +2,14 @@
 from mos.events.kinds cimport (
     KIND_DUPLICATE_ACK, KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE,
     KIND_ZERO_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
-    STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT, STATE_TIME_WAIT)
+    STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
 from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 
 from mos.tcp import states
@@ -321,6 +321,20 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
     step(c, 1 - side, RCV_FIN, AT_RECEIVER)
 
 
+cdef int reset_by(const scene_t *c) noexcept nogil:
+    """Who ended the connection that this RST ends.
+
+    A RST without ACK is what a host without the connection answers (RFC 9293 3.10.7.1). If the other end's last word was a RST
+    in doubt, that one was taken after all: Linux does so at the edge of what it has SACKed, where RFC 5961 has a challenge ACK.
+    """
+    cdef int peer = 1 - c.s
+    cdef const trouble_t *t = <const trouble_t *>c.flow.extra
+    if not c.pkt.tcp_flags & TCP_ACK and t != NULL and t.side[peer].rst_told \
+            and seq_le(c.flow.end[peer].snd_max, t.side[peer].rst_seq):
+        return peer
+    return c.s
+
+
 cdef void track_rst(scene_t *c) noexcept nogil:
     """An acceptable RST: both ends are closed."""
     cdef flow_t *f = c.flow
@@ -329,7 +343,7 @@ cdef void track_rst(scene_t *c) noexcept nogil:
     step(c, 1 - c.s, RCV_RST, AT_RECEIVER)
     f.end[c.s].state = f.end[1 - c.s].state = STATE_CLOSED
     if not f.end_reason:
-        f.end_reason = END_RST_CLIENT if c.s == CLIENT else END_RST_SERVER
+        f.end_reason = END_RST_CLIENT if reset_by(c) == CLIENT else END_RST_SERVER
     f.flags |= FLOW_CLOSED
 
 

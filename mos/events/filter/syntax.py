@@ -97,7 +97,7 @@ def number(text, source, at):
     if "0x" in text:
         return int(text, 16)
     unit = UNITS.get(text[-1], 1)
-    from fractions import Fraction      # slow to import, and few filters hold a number with a unit
+    from fractions import Fraction  # slow to import, and few filters hold a number with a unit
     value = Fraction(text[:-1] if unit > 1 else text) * unit
     whole = value.denominator == 1 and -2**64 < value < 2**64
     try:

@@ -49,10 +49,7 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
     wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
-    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
-
-    fresh: FRESH_* if it starts the flow.
-    """
+    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
     cdef scene_t c
     cdef judged_t j
     c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now

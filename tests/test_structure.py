@@ -29,7 +29,6 @@ TESTED_ELSEWHERE = {
     "mos/flow/slab.pxd": "the memory under the table: test_table.py",
     "mos/io/parse.pyx": "the parsers under the reader: test_pcap.py",
     "mos/state/blocks.pxd": "the memory under the slots: test_slots.py",
-    "mos/tcp/trouble.pxd": "a struct, filled and read by test_segment.py",
     "mos/events/filter/": "one compiler in four steps: test_filter.py",
     "mos/testing/": "one builder in four files: test_testing.py",
 }

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_XDECREF, Py_XINCREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.core cimport RST_SILENCE_S, Core, user_timer_t
 from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil
 from mos.events.kinds cimport KIND_FLOW_END, KIND_TIMER
@@ -121,7 +121,7 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
 
 
 cdef int fire(Core k, user_timer_t *t) noexcept nogil:
-    """One user timer: its handlers, then again or gone."""
+    """One user timer: again or gone, and its handlers, which may cancel it."""
     cdef event_t e
     cdef int rc
     cdef int64_t due = t.node.when + t.period
@@ -132,7 +132,7 @@ cdef int fire(Core k, user_timer_t *t) noexcept nogil:
     e.arg = <int64_t>t.handle
     undo_begin(k.undo, NULL)
     bus_take_gil(k.bus)
-    (<void (*)(PyObject *) noexcept nogil>Py_XINCREF)(value)
+    (<void (*)(PyObject *) noexcept nogil>hold)(value)
     if t.period:
         if (k.now - due) // t.period > CATCH_UP:
             due = k.now - (k.now - due) % t.period
@@ -140,7 +140,7 @@ cdef int fire(Core k, user_timer_t *t) noexcept nogil:
     else:
         (<void (*)(Core, user_timer_t *) noexcept nogil>drop_timer_of)(k, t)
     rc = tell(k, &e)
-    (<void (*)(PyObject *) noexcept nogil>Py_XDECREF)(value)
+    (<void (*)(PyObject *) noexcept nogil>let_go)(value)
     return rc
 
 
@@ -167,6 +167,14 @@ cdef void release_objects(Core k, flow_t *f) noexcept:
             k.drop_timer(<user_timer_t *>t.timers)
     if f.view != NULL:
         flow_view_end(f)
+
+
+cdef void hold(PyObject *value) noexcept:
+    Py_INCREF(<object>value)
+
+
+cdef void let_go(PyObject *value) noexcept:
+    Py_XDECREF(value)
 
 
 cdef void drop_timer_of(Core k, user_timer_t *t) noexcept:

@@ -24,10 +24,10 @@ from mos.tcp.classify cimport (
 from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_parked, reasm_probe,
     reasm_ready, reasm_skip, reasm_t)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
-    track_sender)
+    track_rst_refused, track_sender)
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 cdef enum:
@@ -39,7 +39,6 @@ cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and 
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
-
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
     cdef int64_t a, b
@@ -49,12 +48,8 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
     wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
 
-
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
-    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
-
-    fresh: FRESH_* if it starts the flow.
-    """
+    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
     cdef scene_t c
     cdef judged_t j
     c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
@@ -85,7 +80,6 @@ cdef int again(Core k, scene_t *c) noexcept nogil:
         return WAY_DONE
     return commit(k, c)
 
-
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
@@ -96,7 +90,6 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
             t.side[1 - c.s].claims = 0
     return j
-
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
     """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
@@ -110,8 +103,7 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
         return False
-    if reasm_parked(<reasm_t *>R.reasm, R.offset + <uint64_t><int64_t>seq_diff(c.pkt.ack, R.nxt)):
-        R.snd_max = c.pkt.ack       # parked bytes account for the ACK: they were sent after all
+    if vouched(R, c.pkt.ack):
         return True
     if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
         t.side[c.s].claims = 0
@@ -120,6 +112,12 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     return False
 
+cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
+    """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
+    if not reasm_parked(<reasm_t *>e.reasm, e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)):
+        return False
+    e.snd_max = ack
+    return True
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
@@ -137,12 +135,14 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     cdef end_t *S = &f.end[c.s]
     cdef event_t *e
     cdef int64_t off
+    cdef int doubt
     k.n.refused[j.cause] += 1
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
-        if j.in_doubt and k.truth == TRUTH_TAP:
-            t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
+        doubt = track_rst_refused(c, j.in_doubt)
+        if doubt and k.truth == TRUTH_TAP:
+            t.rst_side, t.rst_ns = <uint8_t>doubt, k.now
             wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
@@ -155,7 +155,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         e.length = p.payload_len
     if drain(k) < 0:
         return -1
-    if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and off >= 0 \
+    if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and S.flags & END_SEEN and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
         reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, p.payload, p.payload_cap)
     slots_commit(k.undo)
@@ -191,7 +191,11 @@ cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
 
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
     if drain(k) < 0:
+        return -1
+    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or vouched(R, c.pkt.ack)) \
+            and evidence(k, c, 1 - c.s, c.pkt.ack) < 0:
         return -1
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)
@@ -469,7 +473,6 @@ cdef int drain(Core k) noexcept nogil:
 cdef int tell(Core k, event_t *e) noexcept nogil:
     k.n.events[e.kind] += 1
     return bus_event(k.bus, e, &k.answer)
-
 
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     """The flow ends: deliver what waits behind holes, each hole a StreamGap, and tell of bytes acknowledged but unseen."""

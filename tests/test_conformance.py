@@ -12,18 +12,18 @@ from mos.run import Engine, Settings
 
 # Where a prefix differs from first-wins without any check, the oracle's name for the reading that explains it, and ours.
 RULES = {
-    "absent": "no flow: a lone RST, or only refused segments (Orphan, BadChecksum)",
-    "acked_only": "SYN data that the SYN-ACK did not cover, and data beyond the last ACK of a refused segment, never counted",
-    "base_isn": "the stream begins at the ISN of the SYN that was answered",
-    "ignored": "a second SYN that was never answered (RFC 5961: challenged) opens nothing",
-    "no_bad_tcp_checksum": "an IP length or header that lies is Malformed before its checksum is looked at",
-    "no_bad_tcp_checksum+rebased": "the same, at the beginning of a flow picked up mid-stream",
-    "same_end_twice": "both ends have one address and port: one direction",
-    "split": "port reuse, VLANs and tunnels make flows of their own",
-    "undissected_kept": "tshark gave up on a segment that is whole",
-    "out_of_window_kept": "a tap keeps what the receiver's ACK covers",
+    "absent": "a RST alone, frames that are Malformed and flags that are no TCP's open no flow",
+    "acked_only": "data after a RST, or with an ACK of what was never sent, is refused (closed, ack) until its receiver's ACK "
+                  "covers it, and none did",
+    "base_isn": "bytes count from the ISN of the SYN-ACK, though a forged RST and FIN with other numbers came before it",
+    "ignored": "a SYN in an open connection is refused (RFC 5961 section 4); the SYN-ACK that answers it would open one",
+    "no_bad_tcp_checksum": "data on a SYN that no SYN-ACK covers is not delivered; the same bytes are missing without that frame",
+    "no_bad_tcp_checksum+rebased": "the first frame's IP length lies, it is Malformed: the pick-up begins with the second",
+    "same_end_twice": "both ends have one address and port: all bytes have one direction",
+    "split": "the next connection with the same ends, another VLAN and another tunnel make flows of their own",
+    "undissected_kept": "tshark gives the frame up for an option; its lengths hold, and the payload lies within them",
+    "out_of_window_kept": "a segment may end beyond the window if it begins inside (RFC 9293 3.10.7.4); this Linux takes none of it",
 }
-SCHEMA_KEYS = {"proto", "end", "to_server", "to_client"}
 
 
 @pytest.fixture(scope="session")

@@ -343,3 +343,10 @@ def client_of(conversation):
     (lambda: unopened().segment("client", flags="SF"), 1234)])                         # a SYN-FIN scan's sender is the client
 def test_who_is_taken_for_the_client(conversation, client):
     assert client_of(conversation())[1] == client
+
+
+def test_bytes_refused_before_anything_places_them_are_not_kept():
+    """Nothing tells yet at which offset they are: kept at 0 they came a second time, when the server's first byte was known."""
+    c = conn(handshake=False).segment("client", seq=1, flags="A").segment("server", b"x" * 54, seq=1, ack=200)
+    c.segment("server", b"x" * 54, seq=1, ack=200)
+    assert stream(c) == ["StreamData < 0+54", "StreamGap > close 0+199"] + OPEN

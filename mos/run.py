@@ -5,7 +5,7 @@ import resource
 import time
 from dataclasses import dataclass, field, replace
 
-from mos.errors import CaptureError, UsageError
+from mos.errors import UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
 from mos.events.marks import on
@@ -285,12 +285,13 @@ class Capture:
         engine = Engine(Chain([keep]), Settings(**self.settings))
         source = open_source(self.what)
         try:
-            with engine.slots:
-                while engine.stack.run_batch(source) > 0:
-                    yield from waiting
-                    waiting.clear()
-            if source.error:
-                raise CaptureError(source.error, source.packets)
+            more = True
+            while more:
+                with engine.slots:      # not while the caller has the turn, who may run another engine
+                    more = engine.stack.run_batch(source) > 0
+                yield from waiting
+                waiting.clear()
+            source.check()
             engine.close()
             yield from waiting
         finally:

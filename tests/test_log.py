@@ -1,6 +1,7 @@
 """The log: a line per event and verdict, as the schema says, the same bytes for any hash key."""
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,46 @@ def test_verdicts_and_user_events_have_lines_of_their_own():
     assert (verdict["verdict"], verdict["by"], verdict["reason"]) == ("DROP", "drop_large", "large")
     told = next(x for x in lines if x["event"] == "Told")
     assert told["size"] > 0 and told["flow"] == 1
+
+
+def misfit(line, rule):
+    """Why a value does not fit a JSON schema; only what schema.json uses is known here."""
+    kinds = {"object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
+    unknown = set(rule) - {"$schema", "title", "description", "type", "required", "properties", "oneOf", "const", "enum", "pattern", "not"}
+    assert not unknown, unknown
+    if "type" in rule:
+        wanted = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
+        if not any(isinstance(line, kinds[k]) and (k == "boolean" or not isinstance(line, bool)) for k in wanted):
+            return f"{line!r} is no {wanted}"
+    if "const" in rule and line != rule["const"] or "enum" in rule and line not in rule["enum"]:
+        return f"{line!r} is not {rule}"
+    if "pattern" in rule and not re.search(rule["pattern"], line):
+        return f"{line!r} does not match"
+    if "not" in rule and misfit(line, rule["not"]) is None:
+        return f"{line!r} is {rule['not']}"
+    for name in rule.get("required", ()):
+        if name not in line:
+            return f"{name} is missing"
+    for name, inner in rule.get("properties", {}).items():
+        wrong = misfit(line[name], inner) if name in line else None
+        if wrong:
+            return f"{name}: {wrong}"
+    if "oneOf" in rule:
+        fits = [r["title"] for r in rule["oneOf"] if misfit(line, r) is None]
+        if len(fits) != 1:
+            return f"fits {fits}"
+    return None
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda p: p.name)
+def test_every_line_is_as_the_schema_says(capture):
+    for text in logged(capture, b"k" * 16, drop_large, tell).splitlines():
+        line = json.loads(text)
+        assert misfit(line, SCHEMA) is None, f"{text}: {misfit(line, SCHEMA)}"
+
+
+def test_the_check_would_notice():
+    good = json.loads(logged(CAPTURES[0], b"k" * 16).splitlines()[0])
+    for name in (*good, "event"):
+        assert misfit({k: v for k, v in good.items() if k != name}, SCHEMA)
+        assert misfit(good | {name: {"an": "object"}}, SCHEMA)

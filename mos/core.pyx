@@ -26,7 +26,6 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef enum:
-    OUT_CAP = 1 << 18       # an edited frame: the largest a capture may hold
     MAX_SECONDS = 1 << 30   # of a timer: 34 years
     MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
 
@@ -70,6 +69,25 @@ cdef class Core:
         free(self.targets)
         plan_free(&self.plan)
         plan_free(&self.late)
+
+    def stop_after(self, uint64_t packet):
+        """Take no packet after this one, counted from 1; 0: take all."""
+        self.until = packet
+
+    @property
+    def failed(self):
+        """A handler raised, so the run stopped."""
+        return bool(self.bus.failed)
+
+    def halt(self):
+        """Stop after the packet in hand."""
+        self.stop = 1
+
+    cpdef int outside(self) except -1:
+        """Raise MosError if a handler is being asked: the packet in hand comes first."""
+        if self.bus.asking >= 0:
+            raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended when it has returned")
+        return 0
 
     def flow_attach(self, Flow flow, fn):
         """Attach a handler marked `attached=False` to one flow, from its next event on."""

@@ -403,7 +403,11 @@ class FunctionsNF(NF):
         found = []
         for f in self.functions:
             scope = dict(f.__globals__)
-            scope.update(inspect.getclosurevars(f).nonlocals)
+            for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+                try:
+                    scope[name] = cell.cell_contents
+                except ValueError:      # assigned later
+                    continue
             found += [d for d in own_state(scope) if not any(d is x for x in found)]
         return found
 

@@ -170,6 +170,7 @@ class Engine:
         """End all flows, tell the NFs, flush log and capture."""
         if self.closed:
             return
+        self.stack.outside()
         self.closed = True
         wall, cpu = time.perf_counter(), time.process_time()
         try:

@@ -26,7 +26,7 @@ from mos.tcp.reasm cimport (
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
-    track_sender)
+    track_rst_refused, track_sender)
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 cdef enum:
@@ -142,14 +142,14 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     cdef end_t *S = &f.end[c.s]
     cdef event_t *e
     cdef int64_t off
+    cdef int doubt
     k.n.refused[j.cause] += 1
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
-        if j.in_doubt:
-            t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, p.seq
-        if j.in_doubt and k.truth == TRUTH_TAP:
-            t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
+        doubt = track_rst_refused(c, j.in_doubt)
+        if doubt and k.truth == TRUTH_TAP:
+            t.rst_side, t.rst_ns = <uint8_t>doubt, k.now
             wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now

@@ -335,6 +335,17 @@ cdef int reset_by(const scene_t *c) noexcept nogil:
     return c.s
 
 
+cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
+    """Note a RST that its receiver may not have taken. If silence follows: whose RST ended the connection, plus 1; 0: nobody's."""
+    cdef trouble_t *t = trouble_of(c.flow)
+    cdef int who = reset_by(c)
+    if t == NULL or not c.pkt.tcp_flags & TCP_RST or c.flow.flags & FLOW_CLOSED:
+        return 0
+    if in_doubt:
+        t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
+    return who + 1 if in_doubt or who != c.s else 0
+
+
 cdef void track_rst(scene_t *c) noexcept nogil:
     """An acceptable RST: both ends are closed."""
     cdef flow_t *f = c.flow

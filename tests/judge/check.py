@@ -2,7 +2,7 @@
 import hashlib
 from dataclasses import dataclass, field
 
-from plan import PORT, plan
+from plan import PORT, Stream, plan
 
 from mos import NF, on
 from mos.events import FlowEnd, FlowEstablished, StreamData, StreamGap
@@ -56,7 +56,10 @@ class Watcher(NF):
         self.established = set()
 
     def of(self, ev):
-        return self.seen[ev.flow.server_port - PORT, "client" if ev.to_server else "server"]
+        number, side = ev.flow.server_port - PORT, "client" if ev.to_server else "server"
+        if (number, side) not in self.seen:     # nobody planned it: `complaints` says so
+            self.seen[number, side] = Seen(Stream("", 0), 0)
+        return self.seen[number, side]
 
     @on(StreamData, where="tcp")
     def data(self, ev):
@@ -72,7 +75,7 @@ class Watcher(NF):
 
     @on(FlowEnd, where="tcp")
     def end(self, ev):
-        self.ends[ev.flow.server_port - PORT].append((str(ev.reason), ev.flow in self.established))
+        self.ends.setdefault(ev.flow.server_port - PORT, []).append((str(ev.reason), ev.flow in self.established))
 
 
 def complaints(c, watcher, read):
@@ -105,7 +108,9 @@ def check(capture, seed, total, read, settings):
     watcher = Watcher(connections, {key: n for key, (n, _) in read.items()})
     with Engine(watcher, **settings) as engine:
         engine.run(capture)
-    wrong = [f"connection {c.number} ({'IPv6' if c.v6 else 'IPv4'}, {c.close}): {line}"
+    planned = {c.number for c in connections}
+    wrong = [f"a flow nobody planned, to port {n + PORT}" for n in {*watcher.ends, *(n for n, _ in watcher.seen)} - planned]
+    wrong += [f"connection {c.number} ({'IPv6' if c.v6 else 'IPv4'}, {c.close}): {line}"
              for c in connections for line in complaints(c, watcher, read)]
     tally = {}
     for c in connections:

@@ -20,6 +20,15 @@ def noting(seen, tag, kind=StreamData, answer=None, **marks):
     return handler
 
 
+class Beacon(UserEvent):
+    size: int
+
+
+@derive(Beacon, on=StreamData, where="to_server")
+def beacons(ev):
+    yield Beacon(len(ev.data))
+
+
 def boom(kind=StreamData, error=None, **marks):
     @on(kind, **marks)
     def handler(ev):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         VerdictError,
     )
     from mos.events.filter import Filter, compile_filter
-    from mos.events.marks import derive, on
+    from mos.events.marks import derive, every, on
     from mos.events.user import Blob, Ip, Text, UserEvent
     from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
     from mos.nf import NF, Chain, Native, option
@@ -26,7 +26,7 @@ __all__ = [
     "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "every", "on", "open", "option",
 ]
 
 
@@ -36,7 +36,7 @@ _HOMES = {
     "mos.errors": ("CaptureError", "ChainError", "FilterError", "HandlerError", "MosError", "StaleEvent", "StaleFlow", "UsageError",
                    "VerdictError"),
     "mos.events.filter": ("Filter", "compile_filter"),
-    "mos.events.marks": ("derive", "on"),
+    "mos.events.marks": ("derive", "every", "on"),
     "mos.events.user": ("Blob", "Ip", "Text", "UserEvent"),
     "mos.events.verdict": ("BYPASS", "DETACH", "DROP", "DROP_FLOW", "PASS", "RESET", "Replace", "Rewrite", "Verdict"),
     "mos.nf": ("NF", "Chain", "Native", "option"),

@@ -14,6 +14,7 @@ from mos.errors import UsageError as UsageError
 from mos.errors import VerdictError as VerdictError
 from mos.events import Event
 from mos.events.marks import derive as derive
+from mos.events.marks import every as every
 from mos.events.marks import on as on
 from mos.events.narrow import Narrowed
 from mos.events.user import Blob as Blob
@@ -33,7 +34,7 @@ __all__ = [
     "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "every", "on", "open", "option",
 ]
 
 _T = TypeVar("_T")

@@ -20,6 +20,9 @@ cdef enum:              # how flows without a SYN are picked up
     PICKUP_STATE = 1
     PICKUP_DATA = 2
 
+cdef enum:
+    OUT_CAP = 1 << 18       # bytes of a frame: the largest a capture may hold
+
 cdef enum:              # counters.dropped: causes that are no NF's
     DROPPED_CAP = 0         # inline: a segment beyond the reassembly caps, so that TCP sends it again
     DROPPED_FRAGMENT = 1    # a rewritten flow's datagram came in fragments that cannot be patched
@@ -60,6 +63,7 @@ cdef struct user_timer_t:   # one timer of Flow.timer or a global one
     timer_node_t node       # first: the wheel hands this back
     flow_t *flow            # NULL: global
     user_timer_t *next      # of the same flow
+    int64_t start           # ns until it first fires
     int64_t period          # ns, 0: one-shot
     uint64_t handle
     PyObject *value         # owned
@@ -122,6 +126,7 @@ cdef class Core:
     cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil
     cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil
     cdef int set_targets(self, targets) except -1
+    cpdef int outside(self) except -1
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
     cdef void end_other(self, flow_t *f) noexcept

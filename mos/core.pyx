@@ -26,7 +26,7 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef enum:
-    OUT_CAP = 1 << 18       # an edited frame: the largest a capture may hold
+    MAX_SECONDS = 1 << 30   # of a timer: 34 years
     MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
 
 
@@ -70,6 +70,25 @@ cdef class Core:
         plan_free(&self.plan)
         plan_free(&self.late)
 
+    def stop_after(self, uint64_t packet):
+        """Take no packet after this one, counted from 1; 0: take all."""
+        self.until = packet
+
+    @property
+    def failed(self):
+        """A handler raised, so the run stopped."""
+        return bool(self.bus.failed)
+
+    def halt(self):
+        """Stop after the packet in hand."""
+        self.stop = 1
+
+    cpdef int outside(self) except -1:
+        """Raise MosError if a handler is being asked: the packet in hand comes first."""
+        if self.bus.asking >= 0:
+            raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended when it has returned")
+        return 0
+
     def flow_attach(self, Flow flow, fn):
         """Attach a handler marked `attached=False` to one flow, from its next event on."""
         self.bus.attach_flow(<size_t>alive(flow), fn, True)
@@ -82,7 +101,7 @@ cdef class Core:
         """Set a timer for a flow (None: for no flow), in packet time; returns its handle."""
         cdef user_timer_t *t
         cdef flow_t *f = alive(flow) if flow is not None else NULL
-        cdef int64_t ns = int(seconds * 1e9)
+        cdef int64_t ns = int(seconds * 1e9) if 0 <= seconds < MAX_SECONDS else -1
         cdef trouble_t *home
         if ns < 0 or (every and ns == 0):
             raise UsageError(f"a timer of {seconds} s: give a positive number of seconds")
@@ -101,7 +120,8 @@ cdef class Core:
         if f != NULL:
             t.next, home.timers = <user_timer_t *>home.timers, t
         self.timer_table[t.handle] = <size_t>t
-        wheel_arm(self.timers, &t.node, self.now + ns)
+        t.start = max(ns, 1)        # not before a later packet, or a handler that sets it again would never end
+        wheel_arm(self.timers, &t.node, self.now + t.start)
         return t.handle
 
     def cancel_timer(self, handle):

@@ -20,6 +20,9 @@ from mos.tcp.reasm cimport reasm_free, reasm_t
 from mos.tcp.track cimport scene_t, track_time_out
 from mos.tcp.trouble cimport trouble_t
 
+cdef enum:
+    CATCH_UP = 1024     # ticks of a periodic timer that a silence holds back; of more the oldest are left out
+
 
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
     """FlowEnd, exactly once and last, then everything the flow holds is released.
@@ -120,22 +123,40 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
 cdef int fire(Core k, user_timer_t *t) noexcept nogil:
     """One user timer: again or gone, and its handlers, which may cancel it."""
     cdef event_t e
-    cdef PyObject *value = t.value
     cdef int rc
+    cdef int64_t due = t.node.when + t.period
+    cdef PyObject *value = t.value      # a handler may cancel the timer that calls it
     memset(&e, 0, sizeof(e))
     e.size, e.kind, e.segs, e.to_server = sizeof(event_t), KIND_TIMER, 1, 1
-    e.flow, e.now, e.obj = t.flow, t.node.when, t.value
+    e.flow, e.now, e.obj = t.flow, t.node.when, <void *>value
     e.arg = <int64_t>t.handle
     undo_begin(k.undo, NULL)
     bus_take_gil(k.bus)
     (<void (*)(PyObject *) noexcept nogil>hold)(value)
     if t.period:
-        wheel_arm(k.timers, &t.node, t.node.when + t.period)
+        if (k.now - due) // t.period > CATCH_UP:
+            due = k.now - (k.now - due) % t.period
+        wheel_arm(k.timers, &t.node, due)
     else:
         (<void (*)(Core, user_timer_t *) noexcept nogil>drop_timer_of)(k, t)
     rc = tell(k, &e)
     (<void (*)(PyObject *) noexcept nogil>let_go)(value)
     return rc
+
+
+cdef void start_timers(Core k, int64_t ts) noexcept nogil:
+    """The first packet says what time it is: timers set before it count from there."""
+    if k.timers_live:
+        bus_take_gil(k.bus)
+        (<void (*)(Core, int64_t) noexcept nogil>shift_timers)(k, ts)
+
+
+cdef void shift_timers(Core k, int64_t ts) noexcept:
+    cdef user_timer_t *t
+    for address in k.timer_table.values():
+        t = <user_timer_t *><size_t>address
+        wheel_cancel(k.timers, &t.node)
+        wheel_arm(k.timers, &t.node, ts + t.start)
 
 
 cdef void release_objects(Core k, flow_t *f) noexcept:

@@ -56,6 +56,13 @@ class Native:
     owner: Any = None
 
 
+class Tick:
+    """What the timer of one `@every` carries: its handler is asked about no other."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+
 @dataclass
 class Subscription:
     """One handler at its place in a chain, in the form the bus takes."""
@@ -80,6 +87,7 @@ class Subscription:
     first: bool = False
     on: str = ""
     owner: Any = None       # keeps what a capsule points at
+    tick: Any = None        # value of the timer that calls it, of an `every`
 
 
 class NF:
@@ -297,7 +305,8 @@ class Chain:
 
     def _marked(self, position, nf, mark, fn):
         name = f"{self.names[position]}.{fn.__name__}"
-        event = mark.target
+        tick = Tick(mark.every) if mark.every else None
+        event = mark.target if tick is None else mark.event.where(lambda ev: ev.value is tick)
         root = event.root if isinstance(event, Narrowed) else event
         predicates = event.predicates if isinstance(event, Narrowed) else ()
         if mark.edits == "resize" or mark.holds:
@@ -310,7 +319,8 @@ class Chain:
             root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
             priority=mark.priority, observe=mark.observe or nf.observe, answers=user or takes_answers(root, mark.at),
-            attached=mark.attached, edits=EDITS[mark.edits], policy=nf.on_error, on=root.__name__)
+            attached=mark.attached, edits=EDITS[mark.edits], policy=nf.on_error, on=root.__name__,
+            tick=tick)
 
     def _native(self, position, nf, native):
         name = f"{self.names[position]}.{native.name}"
@@ -393,7 +403,11 @@ class FunctionsNF(NF):
         found = []
         for f in self.functions:
             scope = dict(f.__globals__)
-            scope.update(inspect.getclosurevars(f).nonlocals)
+            for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+                try:
+                    scope[name] = cell.cell_contents
+                except ValueError:      # assigned later
+                    continue
             found += [d for d in own_state(scope) if not any(d is x for x in found)]
         return found
 

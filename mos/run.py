@@ -123,6 +123,8 @@ class Engine:
         with self.slots:
             for nf in self.chain.nfs:
                 nf.start(self)
+        for tick in [s.tick for s in subscriptions if s.tick is not None]:
+            self.stack.flow_timer(None, tick.seconds, tick, every=True)
 
     def __enter__(self):
         return self
@@ -168,6 +170,7 @@ class Engine:
         """End all flows, tell the NFs, flush log and capture."""
         if self.closed:
             return
+        self.stack.outside()
         self.closed = True
         wall, cpu = time.perf_counter(), time.process_time()
         try:

@@ -4,6 +4,7 @@ Functions over `Core`, which holds what the stages share; `mos.stack` calls `seg
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
+from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.core cimport RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_DROP, MOS_HOLD, bus_event
 from mos.events.kinds cimport (
@@ -21,12 +22,12 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify,
     judged_t)
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_probe,
-    reasm_ready, reasm_skip, reasm_t, seg_t)
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_lt
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_parked, reasm_probe,
+    reasm_ready, reasm_skip, reasm_t)
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
-    track_sender)
+    track_rst_refused, track_sender)
 from mos.tcp.trouble cimport trouble_of, trouble_t
 
 cdef enum:
@@ -38,7 +39,6 @@ cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and 
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
-
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
     cdef int64_t a, b
@@ -48,12 +48,8 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
     wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
 
-
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
-    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*.
-
-    fresh: FRESH_* if it starts the flow.
-    """
+    """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
     cdef scene_t c
     cdef judged_t j
     c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
@@ -84,7 +80,6 @@ cdef int again(Core k, scene_t *c) noexcept nogil:
         return WAY_DONE
     return commit(k, c)
 
-
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
     cdef trouble_t *t = <trouble_t *>c.flow.extra
@@ -95,7 +90,6 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
             t.side[1 - c.s].claims = 0
     return j
-
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
     """Does the segment itself prove that what we refused it for is not so? Then the flow is mended."""
@@ -118,19 +112,12 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     return False
 
-
 cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
     """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
-    cdef reasm_t *r = <reasm_t *>e.reasm
-    cdef seg_t *s = r.doubt if r != NULL else NULL
-    cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)
-    while s != NULL:
-        if s.off < to <= s.off + s.len:
-            e.snd_max = ack
-            return True
-        s = s.next
-    return False
-
+    if not reasm_parked(<reasm_t *>e.reasm, e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)):
+        return False
+    e.snd_max = ack
+    return True
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
@@ -148,12 +135,14 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     cdef end_t *S = &f.end[c.s]
     cdef event_t *e
     cdef int64_t off
+    cdef int doubt
     k.n.refused[j.cause] += 1
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
-        if j.in_doubt and k.truth == TRUTH_TAP:
-            t.rst_side, t.rst_ns = <uint8_t>(c.s + 1), k.now
+        doubt = track_rst_refused(c, j.in_doubt)
+        if doubt and k.truth == TRUTH_TAP:
+            t.rst_side, t.rst_ns = <uint8_t>doubt, k.now
             wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
@@ -202,7 +191,11 @@ cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
 
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
+    cdef end_t *R = &c.flow.end[1 - c.s]
     if drain(k) < 0:
+        return -1
+    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or vouched(R, c.pkt.ack)) \
+            and evidence(k, c, 1 - c.s, c.pkt.ack) < 0:
         return -1
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)
@@ -321,6 +314,7 @@ cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:
     """The plan's bytes are delivered: consume them."""
     cdef end_t *e = &c.flow.end[side]
     cdef uint32_t i
+    acked_keep(k, c.flow, side, plan)
     if c.flow.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep:
         for i in range(plan.n):
             reasm_keep(<reasm_t **>&e.reasm, &k.limits, &k.budget, plan.pieces[i].data, plan.pieces[i].len,
@@ -433,6 +427,8 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
             return -1
         advance(k, c, &k.plan, c.s)
     track_receiver(c)
+    if acked_hear(k, f, c.s, c.pkt) < 0:
+        return WAY_FAILED
     if S.flags & END_FIN_SENT:
         track_fin(c, c.s)
     if k.bus.want_receiver >> KIND_PACKET_IN & 1:
@@ -445,7 +441,8 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
-        arm(k, f)
+    if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED):
+        arm(k, f)       # the new state's time-out may be shorter
     return 0
 
 cdef void packet_at_receiver(Core k, scene_t *c) noexcept nogil:
@@ -477,7 +474,6 @@ cdef int tell(Core k, event_t *e) noexcept nogil:
     k.n.events[e.kind] += 1
     return bus_event(k.bus, e, &k.answer)
 
-
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     """The flow ends: deliver what waits behind holes, each hole a StreamGap, and tell of bytes acknowledged but unseen."""
     cdef scene_t c
@@ -488,6 +484,8 @@ cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     c.s, c.to_server, c.truth = side, side == CLIENT, k.truth
     if not f.mask & WANTS_BYTES or not e.flags & END_SEEN:
         return 0
+    if not peer.flags & END_ACKED and acked_release(k, f, side, e.offset) < 0:
+        return WAY_FAILED
     while reasm_hole(<reasm_t *>e.reasm, e.offset):
         if give_up(k, &c, side, e.offset + reasm_hole(<reasm_t *>e.reasm, e.offset), GAP_CLOSE) < 0:
             return WAY_FAILED

@@ -25,8 +25,8 @@ from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN)
 from mos.flow.rewrite cimport frame_copy, make_reset, rewrite_flow
-from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, PICKUP_OFF, PICKUP_STATE, Core
-from mos.lifetime cimport end_flow, expire, release
+from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, OUT_CAP, PICKUP_OFF, PICKUP_STATE, Core
+from mos.lifetime cimport end_flow, expire, release, start_timers
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, slots_open, undo_begin
@@ -35,6 +35,7 @@ from mos.tcp.trouble cimport trouble_t
 
 import os
 
+from mos.errors import UsageError
 
 cdef int64_t LEAP_NS = 3_600_000_000_000
 
@@ -57,6 +58,7 @@ cdef class Stack(Core):
     def run(self, Source source):
         """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
         cdef int rc
+        self.outside()
         self.bus.saved = PyEval_SaveThread()
         self.bus.holding = 0
         rc = self.loop(source)
@@ -90,6 +92,7 @@ cdef class Stack(Core):
         """One batch, for callers that look at events in between; number of packets, 0 at the end. Raises like `run`."""
         cdef pkt_t batch[BATCH]
         cdef int n, i
+        self.outside()
         memset(batch, 0, sizeof(batch))
         n = source.recv_batch(batch, BATCH)
         self.bus.holding = 1
@@ -103,12 +106,12 @@ cdef class Stack(Core):
         cdef pkt_t p
         cdef bytes held = bytes(frame)
         cdef uint64_t before = self.n.forwarded
+        self.outside()
+        if len(held) > OUT_CAP:
+            raise UsageError(f"a frame of {len(held)} bytes: at most {OUT_CAP} are taken, as in a capture")
         memset(&p, 0, sizeof(p))
-        p.frame = <const uint8_t *><char *>held
-        p.caplen = p.wirelen = <uint32_t>len(held)
-        p.ts = ts
-        p.number = self.n.packets_in + 1
-        p.linktype = linktype
+        p.frame, p.caplen, p.wirelen = <const uint8_t *><char *>held, <uint32_t>len(held), <uint32_t>len(held)
+        p.ts, p.number, p.linktype = ts, self.n.packets_in + 1, linktype
         self.bus.holding = 1
         self.packet(&p)
         if self.bus.failed:
@@ -118,6 +121,7 @@ cdef class Stack(Core):
     def finish_all(self):
         """End every flow, oldest first, as at the end of a run. Raises like `run`."""
         cdef flow_t *f
+        self.outside()
         self.bus.holding = 1
         while not self.bus.failed:
             f = table_first(self.table)
@@ -135,22 +139,8 @@ cdef class Stack(Core):
             f = table_first(self.table)
             if f == NULL:
                 return
-            f.mask = 0
-            f.set_id = 0
+            f.mask, f.set_id = 0, 0
             release(self, f)
-
-    def stop_after(self, uint64_t packet):
-        """Take no packet after this one, counted from 1; 0: take all."""
-        self.until = packet
-
-    @property
-    def failed(self):
-        """A handler raised, so the run stopped."""
-        return bool(self.bus.failed)
-
-    def halt(self):
-        """Stop after the packet in hand."""
-        self.stop = 1
 
     cdef int packet(self, pkt_t *p) noexcept nogil:
         return self.exact_packet(p) if self.exact else self.take(p)
@@ -201,6 +191,8 @@ cdef class Stack(Core):
     cdef void set_clock(self, int64_t ts) noexcept nogil:
         """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
         stamp must not time every flow out."""
+        if self.now == 0:
+            start_timers(self, ts)
         if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
             self.now = self.slots.now = ts
             self.leap = 0

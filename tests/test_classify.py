@@ -77,6 +77,14 @@ EDGES = {
     "refusal": (lambda: unopened().syn().rst("server", ack=1), "rst_server"),
     "refusal of another SYN": (lambda: unopened().syn().rst("server", ack=9), "shutdown"),
     "client gives up its SYN": (lambda: unopened().syn().rst("client"), "rst_client"),
+    "RST one above, then nobody is there": (
+        lambda: conn().reply(b"abc").rst("server", seq=5).ack("client").segment("client", flags="R", options=b""), "rst_server"),
+    "RST one above, data beyond it, then nobody is there": (
+        lambda: conn().reply(b"abc").rst("server", seq=5).reply(b"on and on").segment("client", flags="R", options=b""), "rst_client"),
+    "RST above a hole that is filled late, then nobody is there": (     # the answer stands where the late segment's ACK does
+        lambda: conn().send(b"abc").reply(b"de", ack=False).reply(b"f" * 8, ack=False).reorder(6, by=1).rst("server").reorder(-1, by=-1)
+        .segment("client", flags="R", seq=1, options=b""), None),
+    "RST one above, then a RST of the other's own": (lambda: conn().reply(b"abc").rst("server", seq=5).rst("client"), "rst_client"),
 }
 
 
@@ -86,6 +94,15 @@ def test_where_a_rst_counts(case):
     for truth in ("inline", "tap"):
         reason = play(conversation(), truth=truth)[-1].removeprefix("FlowEnd ")
         assert reason == (want or ("rst_server" if truth == "tap" else "shutdown"))     # in doubt: the tap heard no more
+
+
+def test_a_timestamp_may_be_one_tick_old():
+    """As Linux has it (TCP_PAWS_WINDOW): a segment overtaken by one that is a tick younger is still read."""
+    def late(tsval):
+        return conn(timestamps=True).segment("client", b"a", ts=(200_000, 5)).ack().segment("client", b"b", ts=(tsval, 5))
+    for truth in ("inline", "tap"):
+        assert play(late(199_999), truth=truth).streams[1, ">"] == b"ab"
+        assert play(late(199_998), truth=truth).streams[1, ">"] == b"a"
 
 
 def test_window_edges_are_exact():
@@ -117,6 +134,8 @@ TAKEN = {
                           .ack(),
                           ["StreamData > 0+10", "OutOfWindow > window 10+5", "OutOfWindow > window 15+5",
                            "StreamData > 10+5 doubtful", "StreamData > 15+5 doubtful"]),
+    "acknowledged by the RST": (lambda: conn().segment("client", b"xy", flags="P").rst("server"),
+                                ["OutOfWindow > no_ack 0+2", "StreamData > 0+2 doubtful"]),
     "in a SACK": (lambda: narrow(10, timestamps=True).segment("client", b"z" * 5, offset=20).segment("server", sack=[(20, 25)], ack=1)
                   .window(100).segment("client", b"y" * 20, offset=0),
                   ["OutOfWindow > window 20+5", "StreamData > 0+20", "StreamData > 20+5 doubtful"]),

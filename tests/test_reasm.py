@@ -155,6 +155,12 @@ def test_a_segment_beyond_the_budget_is_refused_and_changes_nothing(budget, writ
     assert real.write(0, b"z") == model.write(0, b"z")         # what is in order needs no memory
 
 
+def test_retaining_leaves_half_the_budget_to_reassembly():
+    real = Reassembler(keep=1000, budget=1500)
+    assert real.write(0, b"abc") == b"abc" and real.write(0, b"xyz") == b"" and not real.conflicts
+    assert real.write(5, b"f" * 1000) == b"" and real.write(3, b"de") == b"de" + b"f" * 1000
+
+
 def test_the_oldest_parked_bytes_give_way():
     real = Reassembler()
     real.write(1, b"x")

@@ -8,7 +8,7 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 
 # The parts of mos (packages and top-level modules), nearest the wire first: each imports only those before it.
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
-ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "segment", "lifetime", "stack", "run", "cli")
+ORDER = ("errors", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "acked", "segment", "lifetime", "stack", "run", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"}, "mos": {*ORDER[:-1], "io"}}
 MAY_IMPORT["cli"] |= {"mos"}
@@ -28,9 +28,7 @@ TESTED_ELSEWHERE = {
     "mos/events/ring.pxd": "structs, filled by test_track.py and read by test_bus.py",
     "mos/flow/slab.pxd": "the memory under the table: test_table.py",
     "mos/io/parse.pyx": "the parsers under the reader: test_pcap.py",
-    "mos/lifetime.pyx": "how flows end: test_track.py, test_segment.py",
     "mos/state/blocks.pxd": "the memory under the slots: test_slots.py",
-    "mos/tcp/trouble.pxd": "a struct, filled and read by test_segment.py",
     "mos/events/filter/": "one compiler in four steps: test_filter.py",
     "mos/testing/": "one builder in four files: test_testing.py",
 }

@@ -1,29 +1,13 @@
-import inspect
+"""User-defined events: records of declared fields."""
 import ipaddress
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mos.errors import FilterError, UsageError
-from mos.events import (
-    Anomaly,
-    AppEvent,
-    Blob,
-    Event,
-    FlowEnd,
-    FlowEvent,
-    FlowStart,
-    Ip,
-    StreamData,
-    StreamGap,
-    Text,
-    Timer,
-    UserEvent,
-    derive,
-    on,
-)
-from mos.events.marks import Mark, marks_of
+from mos.errors import UsageError
+from mos.events import AppEvent, Blob, Event, FlowEvent, Ip, Text, UserEvent
 
 
 class Beacon(UserEvent):
@@ -158,91 +142,13 @@ def test_layout_is_aligned_without_overlap_and_of_fixed_size(kinds):
     assert end <= cls.record_size() < end + 8 and cls.record_size() % 8 == 0
 
 
-def test_narrowed_events_compare_by_what_they_say():
-    def long(ev):
-        return ev.length > 3
-
-    a, b = StreamData.where("length > 3").where(long), StreamData.where("length > 3").where(long)
-    assert a == b and hash(a) == hash(b) and a != StreamData.where(long).where("length > 3")
-    assert repr(a) == "StreamData.where('length > 3').where(long)"
-    assert a.compiled(lambda text, kind: (text, kind)) == (("length > 3", StreamData), long)
-    assert a.kind_mask == StreamData.kind_mask and a.parent == StreamData.where("length > 3") and a.parent.parent is StreamData
-    assert Beacon.where("count > 3").root is Beacon
-
-
-def test_narrowing_many_times_costs_no_recursion():
-    kind = StreamData
-    for i in range(3000):
-        kind = kind.where("to_server")
-    assert hash(kind) and kind == kind.parent.where("to_server") and len(repr(kind)) > 3000
-
-
-@pytest.mark.parametrize("predicate", ["", "  ", None, 3])
-def test_a_predicate_is_text_or_callable(predicate):
-    with pytest.raises(FilterError, match="filter text or a callable"):
-        StreamData.where(predicate)
-
-
-def test_on_marks_and_changes_nothing():
-    @on(FlowEnd, where="tcp", priority=-3, attached=False)
-    @on(StreamData, at="acked")
-    def handler(ev):
-        return 5
-
-    assert handler(None) == 5
-    assert marks_of(handler) == handler.__mos_marks__ == (
-        Mark(StreamData, at="acked"), Mark(FlowEnd, where="tcp", priority=-3, attached=False))
-    assert handler.__mos_marks__[1].target == FlowEnd.where("tcp") and handler.__mos_marks__[0].target is StreamData
-    assert on(StreamData, at="seen")(lambda ev: None).__mos_marks__ == (Mark(StreamData),)
-    assert marks_of(print) == ()
-
-
-def test_derive_marks_a_generator_function():
-    class Box:
-        @derive(Beacon, on=FlowEnd.where("tcp"))
-        def beacons(self, ev):
-            yield Beacon(1, 2)
-
-    (mark,) = marks_of(Box.beacons)
-    assert mark.publishes is Beacon and mark.event == FlowEnd.where("tcp")
-    assert inspect.isgeneratorfunction(Box.beacons)
-
-
-async def _async(ev):
-    pass
-
-
-def _generator(ev):
-    yield 1
-
-
-@pytest.mark.parametrize("mark, text", [
-    (lambda: on("StreamDta"), "did you mean StreamData"), (lambda: on("streamdata"), "did you mean StreamData"),
-    (lambda: on(int), "takes an event class"), (lambda: on(Beacon(1, 2)), "class: Beacon"), (lambda: on(lambda ev: 1), "needs an event"),
-    (lambda: on(FlowEnd, wher="tcp"), "did you mean where"), (lambda: on(FlowEnd, xyz=1), "no argument 'xyz'; it takes"),
-    (lambda: on(FlowEnd, where=3), "where is a filter text"), (lambda: on(FlowEnd, where=""), "where is a filter text"),
-    (lambda: on(FlowEnd, at="reciever"), "did you mean receiver"), (lambda: on(FlowEnd, at=1), "at is one of"),
-    (lambda: on(FlowStart, edits="same-length"), "did you mean same_length"), (lambda: on(FlowStart, priority="high"), "priority is an int"),
-    (lambda: on(FlowStart, priority=True), "priority is an int"), (lambda: on(FlowStart, holds=1), "holds is True or False"),
-    (lambda: on(FlowEnd, edits="header"), "takes no answer"), (lambda: on(StreamGap, holds=True), "takes no answer"),
-    (lambda: on(Timer.where("to_server"), holds=True), "takes no answer"),
-    (lambda: on(StreamData, at="receiver", edits="resize"), "only observes"), (lambda: on(StreamData, holds=True, observe=True), "observe"),
-    (lambda: on(FlowEnd, at="acked"), "for stream events"), (lambda: on(FlowEvent, at="acked"), "for stream events"),
-    (lambda: on(Beacon, at="acked"), "for stream events"),
-    (lambda: on(FlowEnd)(3), "marks a function"), (lambda: on(FlowEnd)(dict), "marks a function"), (lambda: on(FlowEnd)(_async), "is async"),
-    (lambda: on(FlowEnd)(_generator), "@derive publishes"), (lambda: on(FlowEnd)(lambda: 1), "must take the event"),
-    (lambda: on(FlowEnd)(lambda a, b, c: 1), "must take the event"), (lambda: on(FlowEnd)([].append), "cannot be marked"),
-    (lambda: derive(FlowEnd, on=FlowEnd), "derived from UserEvent"), (lambda: derive(UserEvent, on=FlowEnd), "derived from UserEvent"),
-    (lambda: derive(Beacon, on="FlowEnd"), "did you mean FlowEnd"), (lambda: derive(Beacon, on=FlowEnd, were="x"), "did you mean where"),
-    (lambda: derive(Beacon, on=FlowEnd)(lambda ev: 1), "must yield the Beacons")])
-def test_what_is_wrong_is_said_at_once(mark, text):
-    with pytest.raises(UsageError, match=text) as caught:
-        mark()
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("mark", [
-    lambda: on(Anomaly, edits="header"), lambda: on(Event, holds=True), lambda: on(StreamData.where("to_server"), at="acked"),
-    lambda: on(Beacon, where=lambda ev: True), lambda: on(FlowEnd)(lambda *a: 1), lambda: on(FlowEnd)(lambda ev, x=1: 1)])
-def test_what_makes_sense_is_taken(mark):
-    mark()
+def test_the_record_holds_the_fields_where_layout_says():
+    b = Beacon(2.5, -3, peer="10.0.0.1", open=True, note="é", raw=b"12")
+    at = {s.name: (s.offset, s.width) for s in Beacon.layout()}
+    record = b.record()
+    field = {name: record[offset:offset + width] for name, (offset, width) in at.items()}
+    assert len(record) == Beacon.record_size()
+    assert struct.unpack("=d", field["period"]) == (2.5,) and struct.unpack("=q", field["count"]) == (-3,)
+    assert field["peer"] == bytes([10, 0, 0, 1]) + bytes(12) + b"\4" and field["open"] == b"\1"
+    assert field["note"][:4] == struct.pack("=H", 2) + "é".encode() and field["raw"][:4] == struct.pack("=H", 2) + b"12"
+    assert Beacon(1, 2).record()[at["peer"][0]:][:17] == bytes(15) + b"\1\6"

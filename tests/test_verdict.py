@@ -17,6 +17,7 @@ from mos.nf import Chain
 from mos.run import Engine
 from mos.state.kinds import Count, FlowVar
 from mos.testing import tcp, udp
+from mos.testing.packets import pcap_bytes
 
 
 def answering(answer, kind=StreamData, seen=None, **marks):
@@ -268,10 +269,11 @@ def test_two_edits_follow_each_other(tmp_path):
     assert [bytes(ip.data.data) for ip in parsed(out)] == [b"12", b"12"]
 
 
-def test_a_tcp_receiver_sees_the_edited_bytes():
+@pytest.mark.parametrize("at", ["receiver", "acked"])
+def test_a_tcp_receiver_sees_the_edited_bytes(at):
     got = []
     drive([box(answering(lambda ev: Replace(ev.data.swapcase()), edits="same_length")),
-           box(answering(lambda ev: got.append(ev.data), at="receiver"))], web(data=b"Get", answer=b"Ok"))
+           box(on(StreamData, at=at)(lambda ev: got.append(ev.data)))], web(data=b"Get", answer=b"Ok"))
     assert got == [b"gET", b"oK"]
 
 
@@ -434,8 +436,8 @@ def test_a_reset_behind_a_nat_carries_each_sides_names(tmp_path):
     assert all(sums_are_right(ip) for ip in resets)
 
 
-def test_the_verdict_before_is_felt_in_the_middle_of_a_batch():
-    """One list of packets, so one batch: each packet finds what was said about the one before it."""
+def test_the_verdict_before_is_felt_in_the_middle_of_a_batch(tmp_path):
+    """A file of a few packets is one batch: each packet finds what was said about the one before it."""
     seen = []
 
     @on(PacketIn)
@@ -449,7 +451,8 @@ def test_the_verdict_before_is_felt_in_the_middle_of_a_batch():
     with Engine(Chain(box(each), box(judge))) as engine:
         c = lossy().packets[:6] + tcp("10.0.0.1:1234", "10.0.0.2:80").send(b"abcdef").send(b"more").send(b"!").packets[5:]
         c = [(1_700_000_000_000_000_000 + i * 1_000_000, f) for i, (_, f) in enumerate(c)]
-        engine.run(iter(c))
+        (tmp_path / "in.pcap").write_bytes(pcap_bytes(c))
+        engine.run(tmp_path / "in.pcap")
     assert seen[3:7] == [(4, 0, False), (5, 0, False), (6, 6, False), (7, 6, False)] and len(seen) == 7
     assert engine.stats()["dropped"] == {"judge": 1 + len(c) - 6}
 

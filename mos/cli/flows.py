@@ -6,7 +6,7 @@ import sys
 
 from mos.cli.conn import conn_state
 from mos.errors import CaptureError, UsageError
-from mos.events import BadChecksum, FlowEnd, OutOfWindow, StreamData, StreamGap, on
+from mos.events import BadChecksum, FlowEnd, OutOfWindow, OverlapConflict, StreamData, StreamGap, on
 from mos.nf import NF, Chain
 from mos.run import CHECKSUMS, PICKUPS, Engine, Settings
 from mos.tcp.policies import POLICIES
@@ -44,6 +44,10 @@ class Recorder(NF):
     @on(StreamGap)
     def gap(self, ev):
         self.of(ev.flow)[1 if ev.to_server else 2].gap(ev.offset, ev.length)
+
+    @on(OverlapConflict, observe=True)
+    def conflict(self, ev):
+        """The core counts them, and retains delivered bytes to compare with only where somebody wants to know."""
 
     @on(OutOfWindow)
     def refused(self, ev):

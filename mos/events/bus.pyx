@@ -150,9 +150,9 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
             if verdict:
                 settle(b, h, e, a, verdict, rank, NULL)
         if b.failed:
-            return -1
+            break
     b.asking = -1
-    return 0
+    return -1 if b.failed else 0
 
 
 cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:

@@ -177,7 +177,7 @@ def views_pyi():
 
 def init_py():
     views = [k.name for k in spec.KINDS] + ["Packet"]
-    names = sorted(views + ["Blob", "Ip", "Narrowed", "Text", "UserEvent", "derive", "on"])
+    names = sorted(views + ["Blob", "Ip", "Narrowed", "Text", "UserEvent", "derive", "every", "on"])
     return f"# {NOTE}\n" + fill("__init__.py.in", {
         "$views": wrapped(", ".join(sorted(views)), " " * 30),
         "$all": wrapped(", ".join(f'"{n}"' for n in names), " " * 11),

@@ -8,13 +8,14 @@ from mos.errors import UsageError
 from mos.events import spec
 from mos.events.narrow import Narrowed, Predicate
 from mos.events.user import UserEvent
-from mos.events.views import Event, StreamEvent
+from mos.events.views import Event, PacketIn, StreamData, StreamEvent, TcpStateChange, Timer
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 U = TypeVar("U", bound=UserEvent)
 
 POSITIONS = {"sender": "sender", "seen": "sender", "receiver": "receiver", "acked": "acked"}
+RECEIVED = PacketIn.kind_mask | StreamData.kind_mask | TcpStateChange.kind_mask
 LEVELS = ("header", "same_length", "resize")
 _ON = ("where", "at", "priority", "attached", "edits", "holds", "observe")
 
@@ -31,6 +32,7 @@ class Mark:
     holds: bool = False
     observe: bool = False
     publishes: "type[UserEvent] | None" = None      # of a `derive`
+    every: float = 0                # seconds, of an `every`
 
     @property
     def target(self) -> "type[Event] | Narrowed[Any]":
@@ -62,7 +64,7 @@ def on(kind: "type[E] | Narrowed[E]", where: "Predicate | None" = None, at: str 
     """Mark a function as a handler of `kind` and the kinds below it.
 
     where: filter text, or a callable of the event, that must hold. at: "sender" (before the packet is forwarded),
-    "receiver" (after; observe only) or "acked" (stream events, once the receiver has acknowledged the bytes; observe
+    "receiver" (after; PacketIn, StreamData, TcpStateChange; observe only) or "acked" (stream events, once the receiver has acknowledged the bytes; observe
     only); "seen" is "sender". priority: handlers of one middlebox run from the lowest number to the highest, equal ones in
     the order they are written. attached=False: only for flows given to `flow.attach`. edits: "header", "same_length" or
     "resize", the most the handler may do to a packet. holds: it may answer Hold. observe: it sees packets that an earlier
@@ -107,6 +109,24 @@ def derive(event: "type[U]", on: "type[E] | Narrowed[E]", where: "Predicate | No
         _check_function("derive", fn)
         if not inspect.isgeneratorfunction(fn):
             raise UsageError(f"@derive: {_called(fn)} must yield the {event.__name__}s it publishes")
+        return _append(fn, mark)
+    return marker
+
+
+def every(seconds: float) -> "Marker[Timer]":
+    """Mark a function to be called every `seconds` of packet time, counted from the first packet; its event has no flow.
+
+    After a silence the ticks that were missed come one after the other, of very many the last 1,024.
+    Raises UsageError unless `seconds` is a positive number.
+    """
+    if type(seconds) not in (int, float) or not 1e-9 <= seconds < 1 << 30:
+        raise UsageError(f"@every takes a positive number of seconds, not {seconds!r}")
+    mark = Mark(Timer, every=seconds)
+
+    def marker(fn: Any) -> Any:
+        _check_function("every", fn)
+        if inspect.isgeneratorfunction(fn):
+            raise UsageError(f"@every: {_called(fn)} yields, so its body would never run")
         return _append(fn, mark)
     return marker
 
@@ -172,6 +192,8 @@ def _check_combination(mark: Mark) -> None:
     leaves = [k for k in spec.LEAVES if mark.event.kind_mask >> spec.BITS[k.name] & 1]
     if mark.at == "acked" and (not leaves or mark.event.kind_mask & ~StreamEvent.kind_mask):
         raise UsageError(f'@on: at="acked" is for stream events; {name} is none, use at="receiver"')
+    if mark.at == "receiver" and not mark.event.kind_mask & RECEIVED:
+        raise UsageError(f'@on: at="receiver" is for PacketIn, StreamData and TcpStateChange; {name} happens before')
     if answer and mark.at != "sender":
         raise UsageError(f'@on: at="{mark.at}" only observes; {answer} needs at="sender"')
     if answer and mark.observe:

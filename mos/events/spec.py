@@ -83,7 +83,8 @@ KINDS = (
     Kind("TcpEvent", "FlowEvent", "About TCP's own working.", fires=False),
     Kind("TcpStateChange", "TcpEvent",
          "One end changes state; once per end and change. The sender's end changes before the packet is forwarded, the "
-         "receiver's after (`at=\"receiver\"`).",
+         "receiver's after; a subscriber gets both, with `at=\"receiver\"` just the latter. An answer to the receiver's change "
+         "holds from the flow's next packet on.",
          (Field("side", "enum", "side", "whose state", SIDES), Field("old", "enum", "old", "state before", STATES),
           Field("new", "enum", "new", "state after", STATES)),
          rfc="RFC 9293 3.3.2", mos="TCP_STATE_CHANGE"),

@@ -593,7 +593,8 @@ cdef class TcpEvent(FlowEvent):
 
 cdef class TcpStateChange(TcpEvent):
     """One end changes state; once per end and change. The sender's end changes before the packet is forwarded, the
-    receiver's after (`at="receiver"`). See RFC 9293 3.3.2. mOS: TCP_STATE_CHANGE."""
+    receiver's after; a subscriber gets both, with `at="receiver"` just the latter. An answer to the receiver's
+    change holds from the flow's next packet on. See RFC 9293 3.3.2. mOS: TCP_STATE_CHANGE."""
     name = "TcpStateChange"
     bit = 4
     kind_mask = 0x10

@@ -38,6 +38,9 @@ cdef enum:
     # MAX.SND.WND; without having seen every window advertised, the largest window TCP can express stands in.
     FAR_BACK = 1 << 30
     OLD_ACK = 1 << 20       # a window of a megabyte covers the late ACKs that real hosts still take
+    # RFC 7323 section 5.2 refuses a timestamp below TS.Recent, Linux (TCP_PAWS_WINDOW) only one more than a tick below. Refusing
+    # what a host takes would lose bytes that it reads.
+    PAWS_TICKS = 1
 
 cdef inline uint32_t rcv_nxt(const end_t *sender) noexcept nogil:
     """RCV.NXT of the peer of `sender`: the next sequence number it expects, the FIN counted once it was reached."""
@@ -155,7 +158,7 @@ cdef inline judged_t classify(const flow_t *f, const pkt_t *p, int s, int truth)
             return refused(REFUSED_ACK, 1)
         if seq_lt(p.ack, R.snd_una - OLD_ACK) and not f.flags & FLOW_MIDSTREAM:
             return refused(REFUSED_ACK, 1)
-    if p.opts & OPT_TS and R.flags & END_TS and seq_lt(p.tsval, R.ts_recent):
+    if p.opts & OPT_TS and R.flags & END_TS and seq_lt(p.tsval, R.ts_recent - PAWS_TICKS):
         return refused(REFUSED_TIMESTAMP, 1)
     if not S.flags & END_SEEN:
         return taken() if R.state != STATE_SYN_SENT or f.flags & FLOW_MIDSTREAM else refused(REFUSED_SYN, 0)

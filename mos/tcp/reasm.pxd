@@ -13,6 +13,12 @@ cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow th
     uint32_t len
     uint8_t  doubtful
 
+cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
+    return <uint8_t *>s + sizeof(seg_t)
+
+cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
+    return s.off + s.len
+
 cdef struct budget_t:       # memory of all reassembly of one stack
     uint64_t used
     uint64_t peak
@@ -29,6 +35,8 @@ cdef struct reasm_t:
     seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
     seg_t   *tail
     seg_t   *doubt          # parked: arrival order, may overlap
+    seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
+    uint64_t waiting_bytes
     uint64_t bytes          # in the queue
     uint64_t doubt_bytes
     uint32_t segs
@@ -66,6 +74,8 @@ cdef struct plan_t:
     conflicts_t conflicts
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
+cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil
+cdef void seg_drop(budget_t *b, seg_t *s) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil
 cdef void plan_free(plan_t *p) noexcept nogil
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
@@ -73,6 +83,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
 cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil
+cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil
 cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil
 cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil
 cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil

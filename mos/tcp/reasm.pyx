@@ -13,14 +13,6 @@ for _i, _wins in enumerate(policies.table()):
     new_wins[_i] = _wins
 
 
-cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
-    return <uint8_t *>s + sizeof(seg_t)
-
-
-cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
-    return s.off + s.len
-
-
 cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
     cdef size_t size = sizeof(seg_t) + n
     cdef seg_t *s
@@ -292,6 +284,16 @@ cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off,
     return 0
 
 
+cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil:
+    """Does a parked segment reach up to `to`?"""
+    cdef seg_t *s = r.doubt if r != NULL else NULL
+    while s != NULL:
+        if s.off < to <= seg_end(s):
+            return True
+        s = s.next
+    return False
+
+
 cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil:
     """Queue the parked bytes within [lo, hi) that nothing queued covers: the receiver has acknowledged them."""
     cdef seg_t *s = r.doubt
@@ -324,7 +326,7 @@ cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t
     if q == NULL:
         return -1
     if q.kept.data == NULL:
-        if b.used + lim.keep > b.cap:
+        if b.used + lim.keep > b.cap // 2:      # comparing is a luxury: it leaves room for reassembly
             b.refused += 1
             return -1
         q.kept.data = <uint8_t *>malloc(lim.keep)
@@ -357,13 +359,14 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     """Release everything the direction holds."""
     cdef seg_t *s
     cdef seg_t *following
-    cdef seg_t *lists[2]
+    cdef seg_t *lists[3]
     cdef int i
     if r[0] == NULL:
         return
     lists[0] = r[0].head
     lists[1] = r[0].doubt
-    for i in range(2):
+    lists[2] = r[0].waiting
+    for i in range(3):
         s = lists[i]
         while s != NULL:
             following = s.next

@@ -321,6 +321,31 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
     step(c, 1 - side, RCV_FIN, AT_RECEIVER)
 
 
+cdef int reset_by(const scene_t *c) noexcept nogil:
+    """Who ended the connection that this RST ends.
+
+    A RST without ACK is what a host without the connection answers (RFC 9293 3.10.7.1). If the other end's last word was a RST
+    in doubt, that one was taken after all: Linux does so at the edge of what it has SACKed, where RFC 5961 has a challenge ACK.
+    """
+    cdef int peer = 1 - c.s
+    cdef const trouble_t *t = <const trouble_t *>c.flow.extra
+    if not c.pkt.tcp_flags & TCP_ACK and t != NULL and t.side[peer].rst_told \
+            and seq_le(c.flow.end[peer].snd_max, t.side[peer].rst_seq):
+        return peer
+    return c.s
+
+
+cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
+    """Note a RST that its receiver may not have taken. If silence follows: whose RST ended the connection, plus 1; 0: nobody's."""
+    cdef trouble_t *t = trouble_of(c.flow)
+    cdef int who = reset_by(c)
+    if t == NULL or not c.pkt.tcp_flags & TCP_RST or c.flow.flags & FLOW_CLOSED:
+        return 0
+    if in_doubt:
+        t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
+    return who + 1 if in_doubt or who != c.s else 0
+
+
 cdef void track_rst(scene_t *c) noexcept nogil:
     """An acceptable RST: both ends are closed."""
     cdef flow_t *f = c.flow
@@ -329,7 +354,7 @@ cdef void track_rst(scene_t *c) noexcept nogil:
     step(c, 1 - c.s, RCV_RST, AT_RECEIVER)
     f.end[c.s].state = f.end[1 - c.s].state = STATE_CLOSED
     if not f.end_reason:
-        f.end_reason = END_RST_CLIENT if c.s == CLIENT else END_RST_SERVER
+        f.end_reason = END_RST_CLIENT if reset_by(c) == CLIENT else END_RST_SERVER
     f.flags |= FLOW_CLOSED
 
 

@@ -15,6 +15,8 @@ cdef struct side_trouble_t:     # about what this end sent
     uint32_t zero_windows
     uint32_t refused            # segments its peer would refuse
     uint32_t claim              # an ACK beyond what was seen, waiting to be confirmed
+    uint32_t rst_seq            # where its RST in doubt stood
+    uint8_t  rst_told           # 1: `rst_seq` is set
     uint8_t  claims             # 1: `claim` is set
     uint8_t  dropped_below      # 1: something it sent was dropped by a verdict
 

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-from check import SIDES, check  # noqa: E402
+from check import SIDES, Judgement  # noqa: E402
 from plan import faults, plan  # noqa: E402
 from wires import network, own_namespace  # noqa: E402
 
@@ -94,17 +95,13 @@ class Totals:
 
     def __init__(self):
         self.seeds = self.failed = 0
-        self.faults, self.bytes = {}, {}
+        self.faults, self.bytes = {}, Counter()
 
-    def add(self, counts, tallies):
+    def add(self, counts, tally):
         self.seeds += 1
+        self.bytes += tally
         for what in (*FAULTS, "seen", "sent"):
             self.faults[what] = [a + b for a, b in zip(self.faults.get(what, [0] * 4), counts[what])]
-        for tap, tally in tallies.items():
-            for (v6, side), (n, wrong) in tally.items():
-                behind = (tap == "right") == (side == "client")
-                t = self.bytes.setdefault((behind, v6), [0, 0])
-                t[0], t[1] = t[0] + n, t[1] + wrong
 
     def idle(self):
         """Faults that never happened, to either version of IP in either direction."""
@@ -114,20 +111,21 @@ class Totals:
     def print(self):
         print(f"judge: {self.seeds} seeds, {self.failed} failed; {sum(self.faults['seen'])} segments in, {sum(self.faults['sent'])} out")
         print("judge: " + ", ".join(f"{what} {sum(self.faults[what])}" for what in FAULTS))
-        for (behind, v6), (n, wrong) in sorted(self.bytes.items()):
-            print(f"judge: {'receiver' if behind else 'sender'}'s side, IPv{6 if v6 else 4}: {n} bytes compared, {wrong} differ")
+        for view, where in (("whole", "capture"), ("skewed", "capture from two queues"), ("thinned", "capture with losses")):
+            for behind in (False, True):
+                n, wrong = ([self.bytes[*key, view, behind, v6] for v6 in (False, True)] for key in ((), ("wrong",)))
+                if any(n):
+                    print(f"judge: {where}, {'behind' if behind else 'before'} the faults: "
+                          f"IPv4 {n[0]} and IPv6 {n[1]} bytes compared, {sum(wrong)} differ")
 
 
 def judged(result, directory, totals):
     """Complaints about both captures of a seed."""
     wrong = list(harness(result))
-    tallies = {}
+    judgement = Judgement(result["seed"], result["bytes"], readings(result))
     if not wrong:
-        for tap in TAPS:
-            lines, tallies[tap], _ = check(directory / f"{tap}.pcap", result["seed"], result["bytes"], readings(result),
-                                           {"checksum": "verify"})
-            wrong += [f"{tap}.pcap: {line}" for line in lines]
-    totals.add(result["counts"], tallies)
+        wrong = [f"{tap}.pcap: {line}" for tap in TAPS for line in judgement.of(directory / f"{tap}.pcap", tap)]
+    totals.add(result["counts"], judgement.tally)
     totals.failed += bool(wrong)
     return wrong
 

@@ -77,6 +77,10 @@ def plan(seed, total):
     shares = [rng.random() ** 3 if rng.random() < 0.7 else 0 for _ in range(2 * n)]
     scale = total / (sum(shares) or 1)
     sizes = [int(share * scale) or rng.choice((0, 1, 2, 500, 1448, 20000)) for share in shares]
+    for i, close in enumerate(closes):
+        if close[:3] in ("rst", "abo"):     # who resets must have read something: then the other end's program is there, too
+            way = 2 * i + close.endswith("client")
+            sizes[way] = max(sizes[way], 1)
     return [Connection(seed, i, bool((i + seed) % 2), sizes[2 * i], sizes[2 * i + 1], close,
                        mss=rng.choice((0, 0, 0, 88, 300, 536, 700, 1000)), write=rng.choice((50, 700, 5000, 50000, 50000)),
                        room=rng.choice((0, 0, 0, 4096, 30000)), lazy=rng.choice((0, 0, 0.02)), nodelay=rng.random() < 0.5,

@@ -61,7 +61,7 @@ class Chooser(NF):
         elif what == 3:
             self.thing[flow] = [c]
         elif what < 6:
-            self.timers.append((flow, flow.timer((c >> 4) * 0.01 + 0.001, [self.name], every=what == 5)))
+            self.timers.append((flow, flow.timer((c >> 4) * (30 if what == 5 else 0.01) + 0.001, [self.name], every=what == 5)))
         elif what == 6 and self.timers:
             owner, handle = self.timers.pop()
             (flow if owner.ended else owner).cancel(handle)

@@ -1,6 +1,6 @@
 """Write the first inputs of each target into a directory: from pcaps/ and from conversations, nothing else.
 
-    python tests/fuzz/seeds.py build/fuzz/seeds
+    python tests/fuzz/seeds.py tests/fuzz/corpus
 """
 import struct
 import sys

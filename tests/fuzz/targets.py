@@ -148,16 +148,7 @@ def filter_programs(data):
     @on(Event)
     def ask(ev):
         f.matches(ev)
-    watch.run(io.BytesIO(capture(SCENES[packets])), as_box(ask))
-
-
-def as_box(function):
-    from types import ModuleType
-
-    from mos.nf import from_module
-    module = ModuleType("asked")
-    module.ask = function
-    return from_module(module)
+    watch.run(io.BytesIO(capture(SCENES[packets])), ask)
 
 
 SCENES = (bytes((0, 0x11, 2, 3, 9, 0x13, 5, 4, 0x14)), bytes((0x20, 0x31, 0x22, 0x23, 40, 0xa0, 5)), bytes((0xa6, 5, 0xa1, 7, 0xe0, 9)),

@@ -180,13 +180,14 @@ def skewed(packets, rng):
 class Judgement:
     """The captures of one seed. `read`: (number, sender) to (bytes, digest) of what was read at the other end."""
 
-    def __init__(self, seed, total, read):
+    def __init__(self, seed, total, read, checksum):
         self.seed, self.connections, self.read = seed, plan(seed, total), read
+        self.checksum = checksum
         self.tally = Counter()      # (view, behind the faults, IPv6) to bytes compared; with "wrong" in front to those that differ
 
     def watch(self, packets, view, tap):
         watcher = Watcher(self.connections, {key: n for key, (n, _) in self.read.items()})
-        with Engine(watcher, checksum="verify") as engine:
+        with Engine(watcher, checksum=self.checksum) as engine:
             engine.run(packets)
         for (number, side), seen in watcher.seen.items():
             behind, v6 = (tap == "right") == (side == "client"), bool((number + self.seed) % 2)
@@ -221,9 +222,12 @@ class Judgement:
             lines = shortened(c, watcher.seen[c.number, side], lost[c.number, side])
             yield from (f"{label(c)}: bytes from the {side}, thinned: {line}" for line in lines)
 
-    def of(self, capture, tap):
-        packets = frames(capture)
-        return [*self.whole(capture, tap), *self.queues(packets, tap), *self.losses(packets, tap)]
+    def of(self, capture, tap, imperfect):
+        yield from self.whole(capture, tap)
+        if imperfect:
+            packets = frames(capture)
+            yield from self.queues(packets, tap)
+            yield from self.losses(packets, tap)
 
 
 def label(c):

@@ -119,7 +119,6 @@ def test_counters():
 
 
 # Frames that tshark calls bad and we do not. All others agree, TCP frame by TCP frame.
-#   Malformed by ip_length, ip_options, tcp_header: a host drops these before it looks at the sum (see test_decode.py).
 #   6in4tunnel 45: an ICMPv6 error that quotes a TCP header; its own checksum is right.
 QUOTED = {("tunnel-ip__ndpi__6in4tunnel.pcap", 45)}
 

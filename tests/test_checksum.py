@@ -48,7 +48,7 @@ def test_one_wrong_bit_is_found(proto, build, src, dst, payload, flip):
     wrong[bit // 8] ^= 128 >> bit % 8
     if proto == UDP and wrong[6:8] == b"\0\0" and ":" not in src:
         return
-    assert verdict(ether(ip(bytes(wrong), proto, src, dst))) == BAD_L4
+    assert verdict(ether(ip(bytes(wrong), proto, src, dst))) & BAD_L4       # it may look like one left to the NIC, by chance
 
 
 @pytest.mark.parametrize("proto, src, dst", [(ICMP, A, B), (ICMP6, A6, B6)])

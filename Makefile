@@ -3,6 +3,8 @@
 VENV ?= .venv
 TESTS ?= tests
 BOXES ?= ids monitor --set ids.rules=examples/attacks.toml
+SEEDS ?= 200
+BYTES ?= 1000000
 CAPTURE ?= pcaps/http_attacks.pcap
 BIN := $(VENV)/bin
 SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
@@ -11,7 +13,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test build wheel lint stubs clean
+.PHONY: help demo test judge build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -21,6 +23,9 @@ demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundl
 
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+judge: $(VENV)/.test build  ## SEEDS times BYTES over real TCP that is lost and mangled: our bytes against the kernel's
+	$(BIN)/python tests/judge/judge.py --seeds $(SEEDS) --bytes $(BYTES)
 
 # What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.
 build: $(VENV)/.build  ## compile in place what has changed

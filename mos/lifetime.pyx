@@ -75,13 +75,15 @@ cdef void release(Core k, flow_t *f) noexcept nogil:
 cdef int expire(Core k) noexcept nogil:
     """Everything that has come due in packet time: idle flows first, then user timers in order."""
     cdef void *node
+    cdef flow_t any
+    cdef size_t timer = <char *>&any.timer - <char *>&any
     answer_reset(&k.answer)
     k.ring.n = 0
     while True:
         node = wheel_expire(k.idle, k.now)
         if node == NULL:
             break
-        if idle_out(k, <flow_t *>(<char *>node - <size_t>&(<flow_t *>NULL).timer)) < 0:
+        if idle_out(k, <flow_t *>(<char *>node - timer)) < 0:
             return -1
     while True:
         node = wheel_expire(k.timers, k.now)

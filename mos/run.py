@@ -107,7 +107,8 @@ class Engine:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         if self.log is not None:
             subscriptions += log_subscriptions(self.log, len(self.chain.nfs))
-        self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names))
+        self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names),
+                               exact=bool(os.environ.get("MOS_SANITIZE")))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(

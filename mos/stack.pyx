@@ -180,7 +180,6 @@ cdef class Stack(Core):
         self.n.other += 1
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
-            self.n.malformed += 1
             self.malformed(p)
         elif p.status == PKT_FRAGMENT:
             self.n.fragments += 1
@@ -213,6 +212,10 @@ cdef class Stack(Core):
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_MALFORMED, NULL, p, self.now, 0, 1)
         if e != NULL:
             e.cause = p.cause
+        self.n.malformed += 1
+        if self.verify and p.csum & CSUM_BAD_L4:
+            self.n.bad_checksum += 1
+            ring_add(&self.ring, self.bus.any_mask, KIND_BAD_CHECKSUM, NULL, p, self.now, 0, 1)
 
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
         """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""

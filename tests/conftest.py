@@ -1,14 +1,25 @@
 """What all tests share: where captures and second opinions are, and a last line about what was not checked without them."""
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from installation import installed, sdist, wheel  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 # Programs that a test starts elsewhere run this tree too, not a copy that happens to be installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+# A shell without job control starts background jobs with Ctrl-C ignored, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time, so that a red run is red for its change; HYPOTHESIS_PROFILE=explore looks further.
+settings.register_profile("repeat", derandomize=True)
+settings.register_profile("explore", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 CORPORA = Path(os.environ.get("MOS_CORPORA") or ROOT.parent / "shared" / "corpora")
 NO_CORPORA = "no captures with known answers: set MOS_CORPORA to their directory"

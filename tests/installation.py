@@ -68,7 +68,7 @@ def wheel(sdist, tmp_path_factory):
         pytest.skip("nothing is compiled for this interpreter: make build")
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
+        archive.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))    # Python 3.11.4
     source = next(unpacked.iterdir())
     lend_objects(source)
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", unpacked, ".", cwd=source)

@@ -232,13 +232,3 @@ def test_a_publisher_that_raises_publishes_nothing():
         seen.append(ev.size)
     engine = drive([box(half, noting([], "x"), sub)], question(), raise_errors=False)
     assert seen == [] and engine.stats()["bus"]["errors"] == {"half.half": 2}
-
-
-def test_an_error_of_a_user_events_subscriber_is_its_own():
-    @on(Beacon)
-    def sub(ev):
-        raise ValueError("mine")
-    with pytest.raises(HandlerError, match="judge.sub raised ValueError at packet 1, Beacon: mine"):
-        drive([box(beacons), box(sub, name="judge")], question())
-    engine = drive([box(beacons), box(sub, name="judge", on_error="fail_closed")], question(2), raise_errors=False)
-    assert engine.forwarded == [False, True, False, True] and engine.stats()["bus"]["errors"] == {"judge.sub": 2}

@@ -7,7 +7,7 @@ from captures import frames
 from dpkt.dpkt import in_cksum
 from hypothesis import given
 from hypothesis import strategies as st
-from mos.net.decode import CAUSES, Decoder, checksum, checksum_update
+from mos.net.decode import Decoder, checksum, checksum_update
 from packets import A6, B6, ICMP, ICMP6, TCP, UDP, A, B, ether, icmp, ip, ip4, ip6, raw, tcp, tcp4, udp
 
 BAD_IP, BAD_L4, PARTIAL, UNKNOWN = 1, 2, 4, 8
@@ -48,7 +48,7 @@ def test_one_wrong_bit_is_found(proto, build, src, dst, payload, flip):
     wrong[bit // 8] ^= 128 >> bit % 8
     if proto == UDP and wrong[6:8] == b"\0\0" and ":" not in src:
         return
-    assert verdict(ether(ip(bytes(wrong), proto, src, dst))) == BAD_L4
+    assert verdict(ether(ip(bytes(wrong), proto, src, dst))) & BAD_L4       # it may look like one left to the NIC, by chance
 
 
 @pytest.mark.parametrize("proto, src, dst", [(ICMP, A, B), (ICMP6, A6, B6)])
@@ -119,9 +119,7 @@ def test_counters():
 
 
 # Frames that tshark calls bad and we do not. All others agree, TCP frame by TCP frame.
-#   Malformed by ip_length, ip_options, tcp_header: a host drops these before it looks at the sum (see test_decode.py).
 #   6in4tunnel 45: an ICMPv6 error that quotes a TCP header; its own checksum is right.
-REFUSED = {CAUSES.index(name) for name in ("ip_length", "ip_options", "tcp_header")}
 QUOTED = {("tunnel-ip__ndpi__6in4tunnel.pcap", 45)}
 
 
@@ -133,7 +131,7 @@ def test_same_frames_are_bad_as_for_tshark(corpora):
         d, ours = Decoder(checksum="verify"), set()
         for f in frames(path):
             r = d.parse(f.data, f.linktype, f.ts, f.wirelen)
-            if r["cause"] in REFUSED or (path.name, f.number) in QUOTED:
+            if (path.name, f.number) in QUOTED:
                 theirs.discard(f.number)
             if r["proto"] == TCP and r["csum"] & BAD_L4 and f.number <= last:
                 ours.add(f.number)

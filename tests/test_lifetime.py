@@ -10,7 +10,7 @@ from mos.events import CapReached, FlowEnd, FlowStart, PacketIn, StreamData, Tim
 from mos.events.verdict import DROP
 from mos.nf import NF, Chain
 from mos.run import TIMEOUTS, Engine
-from mos.testing import merge, tcp, udp
+from mos.testing import merge, run, tcp, udp
 
 START = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000

@@ -20,10 +20,9 @@ from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
-from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, PATH_VLAN, STEP_BAD, STEP_DEFRAG,
-                           STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4,
-                           STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE,
-                           STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
+from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, BAD_IP_LENGTH, BAD_TCP_HEADER, MAX_STEPS,
+                           PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS,
+                           STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
 
 import ipaddress
@@ -233,8 +232,26 @@ cdef void count_checksums(decoder_t *d, const pkt_t *p) noexcept nogil:
     d.partial += p.csum & CSUM_PARTIAL != 0
 
 
-cdef void without_flow(decoder_t *d, const walk_t *w, pkt_t *p, int step) noexcept nogil:
+cdef void check_refused(const decoder_t *d, walk_t *w, pkt_t *p) noexcept nogil:
+    """The checksum of a TCP segment that is refused for its lengths: it tells damage on the way from a sender's mistake."""
+    cdef uint32_t header = 0
+    if w.cause == BAD_IP_LENGTH and w.cap >= 20 and w.p[0] >> 4 == 4 and w.p[9] == IPPROTO_TCP:
+        header = (<uint32_t>w.p[0] & 15) * 4
+        w.src, w.dst, w.proto, p.ipver = w.p + 12, w.p + 16, w.p[9], 4
+        if header < 20 or header > w.len:
+            return
+        skip(w, header)
+    elif w.cause != BAD_TCP_HEADER or w.cap < 20 or w.p[12] >> 4 < 5:
+        return
+    if 20 <= w.len == w.cap:
+        p.l4, p.proto = w.p, IPPROTO_TCP
+        check_transport(d, w, p)
+
+
+cdef void without_flow(decoder_t *d, walk_t *w, pkt_t *p, int step) noexcept nogil:
     if step == STEP_BAD:
+        if d.checksum == CHECKSUM_VERIFY:
+            check_refused(d, w, p)
         p.status, p.cause = PKT_MALFORMED, w.cause
         d.by_cause[w.cause] += 1
     elif step == STEP_FRAGMENT:

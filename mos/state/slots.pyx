@@ -1,5 +1,4 @@
 """FlowVar and what resolves declarations: by the flow, or by the stack that runs on this thread."""
-import os
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -327,7 +326,7 @@ cdef class SlotSpace:
             raise MemoryError()
         self.u = &self.l.undo
         self.u.layout = self.l
-        self.l.exact = exact or bool(os.environ.get("MOS_SANITIZE"))
+        self.l.exact = exact
         self.chain = chain
         self.outer = []
         self.declarations = tuple(dict.fromkeys(declarations))

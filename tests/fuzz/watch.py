@@ -19,6 +19,7 @@ class Watch(NF):
     """
     name = "watch"
     observe = True
+    on_error = "raise"
 
     def __init__(self):
         super().__init__()

@@ -1,6 +1,10 @@
 """One capture through the stack: what it says of each connection against what the receiving kernels gave their programs."""
 import hashlib
+import struct
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
 
 from plan import PORT, Stream, plan
 
@@ -14,6 +18,7 @@ SIDES = ("client", "server")
 @dataclass
 class Seen:
     """One direction of one connection as the stack told it."""
+    side: str               # who sent it
     stream: object          # plan.Stream: what was sent
     read: int               # what the receiving program read of it
     digest: object = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
@@ -51,14 +56,14 @@ class Watcher(NF):
 
     def __init__(self, connections, read):
         super().__init__()
-        self.seen = {(c.number, side): Seen(c.stream(side), read[c.number, side]) for c in connections for side in SIDES}
+        self.seen = {(c.number, side): Seen(side, c.stream(side), read[c.number, side]) for c in connections for side in SIDES}
         self.ends = {c.number: [] for c in connections}
         self.established = set()
 
     def of(self, ev):
         number, side = ev.flow.server_port - PORT, "client" if ev.to_server else "server"
         if (number, side) not in self.seen:     # nobody planned it: `complaints` says so
-            self.seen[number, side] = Seen(Stream("", 0), 0)
+            self.seen[number, side] = Seen(side, Stream("", 0), 0)
         return self.seen[number, side]
 
     @on(StreamData, where="tcp")
@@ -87,10 +92,7 @@ def complaints(c, watcher, read):
     for side in SIDES:
         seen, n, digest = watcher.seen[c.number, side], *read[c.number, side]
         where = f"bytes from the {side}"
-        if seen.differing:
-            yield f"{where}: {seen.differing} differ, the first at {seen.first}"
-        if seen.jumps:
-            yield f"{where}: out of order, first from {seen.jumps[0][0]} to {seen.jumps[0][1]}"
+        yield from (f"{where}: {line}" for line in misplaced(seen))
         early = [gap for gap in seen.gaps if c.how != "abort" or gap[0] < n]
         if early:
             yield f"{where}: {len(early)} gaps, the first {early[0]}"
@@ -102,21 +104,131 @@ def complaints(c, watcher, read):
             yield f"{where}: not what its receiver read, {n} bytes"
 
 
-def check(capture, seed, total, read, settings):
-    """Complaints about a capture, and the bytes that were compared and differed. `read`: (number, sender) to (bytes, digest)."""
-    connections = plan(seed, total)
-    watcher = Watcher(connections, {key: n for key, (n, _) in read.items()})
-    with Engine(watcher, **settings) as engine:
-        engine.run(capture)
-    planned = {c.number for c in connections}
-    wrong = [f"a flow nobody planned, to port {n + PORT}" for n in {*watcher.ends, *(n for n, _ in watcher.seen)} - planned]
-    wrong += [f"connection {c.number} ({'IPv6' if c.v6 else 'IPv4'}, {c.close}): {line}"
-             for c in connections for line in complaints(c, watcher, read)]
-    tally = {}
-    for c in connections:
-        for side in SIDES:
-            seen = watcher.seen[c.number, side]
-            t = tally.setdefault((c.v6, side), [0, 0])
-            t[0] += seen.equal + seen.differing
-            t[1] += seen.differing
-    return wrong, tally, engine.stats()
+def misplaced(seen):
+    """Bytes that are not what was sent at their offset."""
+    if seen.differing:
+        yield f"{seen.differing} differ, the first at {seen.first}"
+    if seen.jumps:
+        yield f"out of order, first from {seen.jumps[0][0]} to {seen.jumps[0][1]}"
+
+
+def shortened(c, seen, lost):
+    """What is wrong with a direction of which the capture lacks `lost` payload bytes: all others must be there.
+
+    Unless a RST comes before the ACK that settles doubts: nobody can tell what was read then.
+    """
+    yield from misplaced(seen)
+    least = c.size(seen.side) if c.how != "abort" else 0
+    if seen.equal < least - lost:
+        yield f"{seen.equal} bytes of {least} although only {lost} were not captured"
+
+
+def frames(capture):
+    """(ns, frame) of a capture that relay.c wrote."""
+    data = Path(capture).read_bytes()
+    at, out = 24, []
+    while at < len(data):
+        seconds, ns, length, _ = struct.unpack_from("=4I", data, at)
+        out.append((seconds * 1_000_000_000 + ns, data[at + 16:at + 16 + length]))
+        at += 16 + length
+    return out
+
+
+def payload(frame):
+    """Connection number, sender, flags and payload length of a frame; None if it is no TCP."""
+    v6 = frame[12:14] == b"\x86\xdd"
+    if frame[20 if v6 else 23] != 6 or frame[12] != (0x86 if v6 else 8):
+        return None
+    ip_end = 54 + struct.unpack_from("!H", frame, 18)[0] if v6 else 14 + struct.unpack_from("!H", frame, 16)[0]
+    tcp = 54 if v6 else 14 + (frame[14] & 15) * 4
+    source, target = struct.unpack_from("!2H", frame, tcp)
+    client = source > target
+    return (target if client else source) - PORT, SIDES[not client], frame[tcp + 13], ip_end - tcp - (frame[tcp + 12] >> 4) * 4
+
+
+def thinned(packets, rng):
+    """A capture that lacks one frame in a hundred, no SYN; and how many payload bytes went, by connection and sender."""
+    lost, out = Counter(), []
+    for ts, frame in packets:
+        told = payload(frame)
+        if told and not told[2] & 2 and rng.random() < 0.01:
+            lost[told[:2]] += told[3]
+        else:
+            out.append((ts, frame))
+    return out, lost
+
+
+def skewed(packets, rng):
+    """The same frames as from two queues: one direction up to five frames behind the other, each in order in itself."""
+    out, queues, lag = [], {"client": [], "server": []}, {"client": 0, "server": 0}
+    for _, frame in packets:
+        told = payload(frame)
+        if told is None or told[2] & 7:     # SYN, FIN and RST are where they were
+            out += queues["client"] + queues["server"] + [frame]
+            queues = {"client": [], "server": []}
+            continue
+        queues[told[1]].append(frame)
+        for side, queue in queues.items():
+            if len(queue) > lag[side]:
+                out += queue
+                queue.clear()
+                lag[side] = rng.choice((0, 0, 1, 5))
+    out += queues["client"] + queues["server"]
+    return [(ts, frame) for (ts, _), frame in zip(packets, out)]
+
+
+class Judgement:
+    """The captures of one seed. `read`: (number, sender) to (bytes, digest) of what was read at the other end."""
+
+    def __init__(self, seed, total, read, checksum):
+        self.seed, self.connections, self.read = seed, plan(seed, total), read
+        self.checksum = checksum
+        self.tally = Counter()      # (view, behind the faults, IPv6) to bytes compared; with "wrong" in front to those that differ
+
+    def watch(self, packets, view, tap):
+        watcher = Watcher(self.connections, {key: n for key, (n, _) in self.read.items()})
+        with Engine(watcher, checksum=self.checksum) as engine:
+            engine.run(packets)
+        for (number, side), seen in watcher.seen.items():
+            behind, v6 = (tap == "right") == (side == "client"), bool((number + self.seed) % 2)
+            if view != "thinned" or not behind:
+                self.tally[view, behind, v6] += seen.equal + seen.differing
+                self.tally["wrong", view, behind, v6] += seen.differing
+        return watcher
+
+    def whole(self, capture, tap):
+        """Complaints about a capture as it is: bytes, order, gaps, endings."""
+        watcher = self.watch(capture, "whole", tap)
+        planned = {c.number for c in self.connections}
+        for n in {*watcher.ends, *(n for n, _ in watcher.seen)} - planned:
+            yield f"a flow nobody planned, to port {n + PORT}"
+        for c in self.connections:
+            yield from (f"{label(c)}: {line}" for line in complaints(c, watcher, self.read))
+
+    def queues(self, packets, tap):
+        """Complaints about it with ACKs before their data and late after it."""
+        watcher = self.watch(skewed(packets, Random(f"skewed {self.seed}")), "skewed", tap)
+        for c in self.connections:
+            for side in SIDES:
+                lines = shortened(c, watcher.seen[c.number, side], 0)
+                yield from (f"{label(c)}: bytes from the {side}, skewed: {line}" for line in lines)
+
+    def losses(self, packets, tap):
+        """Complaints about it with frames missing, before the faults: behind them a forged copy may be all that is left."""
+        packets, lost = thinned(packets, Random(f"thinned {self.seed}"))
+        watcher = self.watch(packets, "thinned", tap)
+        side = "client" if tap == "left" else "server"
+        for c in self.connections:
+            lines = shortened(c, watcher.seen[c.number, side], lost[c.number, side])
+            yield from (f"{label(c)}: bytes from the {side}, thinned: {line}" for line in lines)
+
+    def of(self, capture, tap, imperfect):
+        yield from self.whole(capture, tap)
+        if imperfect:
+            packets = frames(capture)
+            yield from self.queues(packets, tap)
+            yield from self.losses(packets, tap)
+
+
+def label(c):
+    return f"connection {c.number} ({'IPv6' if c.v6 else 'IPv4'}, {c.close})"

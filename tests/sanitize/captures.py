@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT.parent), str(ROOT / "fuzz")]
+sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
-from watch import run  # noqa: E402
+from fuzz.watch import run  # noqa: E402
 
 from mos.errors import CaptureError, UsageError  # noqa: E402
 

@@ -26,9 +26,9 @@ from mos.tcp.reasm cimport (
     reasm_ready, reasm_skip, reasm_t)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_receiver, track_revive, track_rst,
-    track_rst_refused, track_sender)
-from mos.tcp.trouble cimport trouble_of, trouble_t
+    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
+    track_revive, track_rst, track_rst_refused, track_sender, track_vouched)
+from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
 
 cdef enum:
     WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
@@ -88,7 +88,7 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
         t.rst_side = 0
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
-            t.side[1 - c.s].claims = 0
+            t.side[1 - c.s].claims = CLAIM_QUESTIONED
     return j
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
@@ -103,21 +103,14 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return True
     if cause != REFUSED_ACK or not seq_gt(c.pkt.ack, R.snd_max):
         return False
-    if vouched(R, c.pkt.ack):
+    if track_vouched(c, 1 - c.s):
         return True
-    if t.side[c.s].claims and seq_ge(c.pkt.ack, t.side[c.s].claim):
+    if t.side[c.s].claims == CLAIM_MADE and seq_ge(c.pkt.ack, t.side[c.s].claim):
         t.side[c.s].claims = 0
         R.snd_max = c.pkt.ack
         adopt_all(k, c, c.s)
         return True
     return False
-
-cdef bint vouched(end_t *e, uint32_t ack) noexcept nogil:
-    """An ACK beyond SND.NXT that parked bytes account for: they were sent after all. Raises SND.NXT to it."""
-    if not reasm_parked(<reasm_t *>e.reasm, e.offset + <uint64_t><int64_t>seq_diff(ack, e.nxt)):
-        return False
-    e.snd_max = ack
-    return True
 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
@@ -126,6 +119,14 @@ cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     if r != NULL and r.doubt != NULL:
         reasm_adopt(r, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
         free_late(k, c, side)
+
+cdef int claimed(Core k, scene_t *c) noexcept nogil:
+    """The sender has reached an ACK that seemed impossible: it was seen before its data, as captures of several queues have it."""
+    cdef side_trouble_t *by = &(<trouble_t *>c.flow.extra).side[1 - c.s]
+    if not by.claims or seq_gt(by.claim, c.flow.end[c.s].snd_max):
+        return 0
+    by.claims = 0
+    return evidence(k, c, c.s, by.claim)
 
 cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     """A segment that its receiver would refuse: an Anomaly, and no end or stream changes."""
@@ -147,13 +148,13 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
         elif j.cause == REFUSED_ACK and seq_gt(p.ack, f.end[1 - c.s].snd_max):
-            t.side[c.s].claims, t.side[c.s].claim = 1, p.ack
+            t.side[c.s].claims, t.side[c.s].claim = CLAIM_MADE, p.ack
     e = ring_add(&k.ring, f.mask, KIND_OUT_OF_WINDOW, f, p, k.now, c.s, c.to_server)
     if e != NULL:
-        e.cause = j.cause
-        e.offset = <uint64_t>off if off > 0 else 0
-        e.length = p.payload_len
+        e.cause, e.offset, e.length = j.cause, <uint64_t>max(off, 0), p.payload_len
     if drain(k) < 0:
+        return -1
+    if j.park and k.truth == TRUTH_TAP and track_overheard(c, j.cause) and evidence(k, c, 1 - c.s, p.ack) < 0:
         return -1
     if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and S.flags & END_SEEN and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
@@ -194,7 +195,7 @@ cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     cdef end_t *R = &c.flow.end[1 - c.s]
     if drain(k) < 0:
         return -1
-    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or vouched(R, c.pkt.ack)) \
+    if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or track_vouched(c, 1 - c.s)) \
             and evidence(k, c, 1 - c.s, c.pkt.ack) < 0:
         return -1
     if k.answer.verdict < MOS_HOLD:
@@ -337,7 +338,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
     if e.flags & END_FIN_SENT and seq_gt(ack, e.fin_seq):
         ahead -= 1
     if r != NULL and r.doubt != NULL:
-        for i in range(c.pkt.nsack):
+        for i in range(c.pkt.nsack if side != c.s else 0):
             reasm_adopt(r, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
                         e.offset + seq_diff(c.pkt.sack[2 * i + 1], e.nxt))
     if ahead <= 0:
@@ -429,8 +430,9 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     track_receiver(c)
     if acked_hear(k, f, c.s, c.pkt) < 0:
         return WAY_FAILED
-    if S.flags & END_FIN_SENT:
-        track_fin(c, c.s)
+    if f.extra != NULL and k.truth == TRUTH_TAP and claimed(k, c) < 0:
+        return WAY_FAILED
+    track_fin(c, c.s)
     if k.bus.want_receiver >> KIND_PACKET_IN & 1:
         packet_at_receiver(k, c)
     if drain(k) < 0:

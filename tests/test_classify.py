@@ -171,3 +171,45 @@ def test_a_tap_mends_a_flow_whose_rst_nobody_took():
     log = play(c)
     assert log[-1] == "FlowEnd fin"
     assert log.streams[1, ">"] == b"amore" and log.streams[1, "<"] == b"answer"
+
+
+def both_windows_missed():
+    """Windows of 1000 bytes, filled; the tap misses the two ACKs that open them, then both ends go on."""
+    c = unopened(wscale=None)
+    c.end["client"].wnd = c.end["server"].wnd = 1000
+    c.handshake().segment("client", b"a" * 1000).segment("server", b"A" * 1000, ack=1).ack().ack("client").lose([6, 7])
+    for i in range(4):
+        c.segment("client", b"b" * 1000).segment("server", b"B" * 1000)
+    return c
+
+
+def test_two_windows_too_small_do_not_shut_a_tap_out():
+    """Each end's ACK rides on a segment beyond the window that the other's would open: one capture loss must not be for ever."""
+    log = play(both_windows_missed().close())
+    assert log.streams[1, ">"] == b"a" * 1000 + b"b" * 4000
+    assert log.streams[1, "<"] == b"A" * 1000 + b"B" * 4000
+    assert log[-1] == "FlowEnd fin" and not log.of("StreamGap")
+
+
+def test_a_fin_beyond_the_window_counts_once_it_is_acknowledged():
+    c = narrow(10).segment("client", b"x" * 10).segment("client", b"bye", flags="FPA").window(100).ack().close("server")
+    log = play(c)
+    assert log.streams[1, ">"] == b"x" * 10 + b"bye"
+    assert log[-1] == "FlowEnd fin" and not log.of("StreamGap")
+
+
+def test_what_is_beyond_the_window_and_out_of_place_is_no_evidence():
+    """Whoever forges the ACK of a forged segment must know where its sender is."""
+    def forged(seq):
+        c = unopened(wscale=None)
+        c.end["client"].wnd = c.end["server"].wnd = 10
+        return play(c.handshake().segment("client", b"EVIL", offset=20).segment("server", seq=seq, ack=25)).of("StreamData", "StreamGap")
+    assert not forged(1 + 65536)
+    assert forged(1 + 65535) == ["StreamGap > close 0+20", "StreamData > 20+4 doubtful"]
+
+
+def test_an_ack_before_its_data_settles_doubts_when_the_data_come():
+    """Captures of several queues: the ACK covers a parked segment and one that is still to come."""
+    c = narrow(10).segment("client", b"x" * 10).segment("client", b"y" * 5).segment("server", ack=11, wnd=100)
+    c.segment("client", b"z" * 5).segment("server", wnd=100).reorder(-1, by=-1).segment("client", b"on")
+    assert play(c).streams[1, ">"] == b"x" * 10 + b"y" * 5 + b"z" * 5 + b"on"

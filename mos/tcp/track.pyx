@@ -1,14 +1,15 @@
 """Simulation of both TCP ends (RFC 9293 section 3.10; windows and timestamps RFC 7323; round trips RFC 6298)."""
 from mos.events.kinds cimport (
     KIND_DUPLICATE_ACK, KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE,
-    KIND_ZERO_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
+    KIND_ZERO_WINDOW, REFUSED_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
     STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
 from mos.net.packet cimport (
-    OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN)
+    OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
+from mos.tcp.reasm cimport reasm_t, seg_t
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
 from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 
@@ -344,6 +345,70 @@ cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
     if in_doubt:
         t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
     return who + 1 if in_doubt or who != c.s else 0
+
+
+cdef bint parked_to(const end_t *e, uint32_t seq) noexcept nogil:
+    """Do bytes parked of this end reach up to `seq` or across it?"""
+    cdef const reasm_t *r = <const reasm_t *>e.reasm
+    cdef const seg_t *s = r.doubt if r != NULL else NULL
+    cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(seq, e.nxt)
+    while s != NULL:
+        if s.off < to <= s.off + s.len:
+            return True
+        s = s.next
+    return False
+
+
+cdef bint track_vouched(scene_t *c, int side) noexcept nogil:
+    """An ACK beyond SND.NXT of `side` that parked bytes or a refused FIN account for: they were sent after all. Raises SND.NXT."""
+    cdef end_t *e = &c.flow.end[side]
+    cdef uint32_t ack = c.pkt.ack
+    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    if not e.flags & END_SEEN:
+        return False
+    if parked_to(e, ack):
+        e.snd_max = ack
+        return True
+    if t == NULL or not t.side[side].fin_told or ack != t.side[side].fin_seq + 1 or e.flags & END_FIN_SENT:
+        return False
+    if e.snd_max != ack - 1 and not parked_to(e, ack - 1):
+        return False
+    e.snd_max, e.fin_seq = ack, ack - 1
+    e.flags |= END_FIN_SENT
+    step(c, side, SND_FIN, AT_SENDER)
+    return True
+
+
+cdef bint track_overheard(scene_t *c, int cause) noexcept nogil:
+    """A refused segment beyond its receiver's window: do its own ACK and window count all the same?
+
+    A tap that missed one ACK may know each end's window too small, and then would refuse for ever what both say. Believed is
+    who continues what it sent before, within an unscaled window: as hard to guess as a segment that is acceptable.
+    """
+    cdef end_t *S = &c.flow.end[c.s]
+    cdef end_t *R = &c.flow.end[1 - c.s]
+    cdef const pkt_t *p = c.pkt
+    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef uint32_t end = p.seq + p.payload_len, wnd = p.wnd << scale_of(c.flow, c.s)
+    cdef uint32_t so_far = S.snd_max
+    if t == NULL or cause != REFUSED_WINDOW or not S.flags & END_SEEN:
+        return False
+    if t.side[c.s].beyond_told and seq_gt(t.side[c.s].beyond, so_far):
+        so_far = t.side[c.s].beyond
+    if seq_diff(p.seq, so_far) > 65535 or seq_diff(p.seq, so_far) < -65535:
+        return False
+    if seq_gt(end, so_far):
+        t.side[c.s].beyond, t.side[c.s].beyond_told = end, 1
+    if p.tcp_flags & TCP_FIN:
+        t.side[c.s].fin_seq, t.side[c.s].fin_told = end, 1
+    if not R.flags & END_SEEN or (seq_gt(p.ack, R.snd_max) and not track_vouched(c, 1 - c.s)):
+        return False
+    if not S.flags & END_ACKED or seq_ge(p.ack, S.last_ack):
+        S.last_ack, S.wnd = p.ack, wnd
+    if not S.flags & END_ACKED or seq_gt(p.ack + wnd, S.rcv_edge):
+        S.rcv_edge = p.ack + wnd
+    S.flags |= END_ACKED
+    return True
 
 
 cdef void track_rst(scene_t *c) noexcept nogil:

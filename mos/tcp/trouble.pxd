@@ -4,6 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from mos.flow.flow cimport flow_t
 
+cdef enum:                  # side_trouble_t.claims: an ACK of what was never seen to be sent
+    CLAIM_MADE = 1          # believed if it is repeated, or once the peer has sent so much
+    CLAIM_QUESTIONED = 2    # the peer has sent something below it since: only the latter
+
 cdef struct side_trouble_t:     # about what this end sent
     uint64_t rexmit_bytes       # bytes below SND.NXT when they were sent
     uint64_t conflict_bytes     # bytes that differed from the copy retained
@@ -17,7 +21,11 @@ cdef struct side_trouble_t:     # about what this end sent
     uint32_t claim              # an ACK beyond what was seen, waiting to be confirmed
     uint32_t rst_seq            # where its RST in doubt stood
     uint8_t  rst_told           # 1: `rst_seq` is set
-    uint8_t  claims             # 1: `claim` is set
+    uint8_t  claims             # CLAIM_*, 0: `claim` is not set
+    uint32_t beyond             # end of what it sent beyond the window its peer was seen to offer
+    uint32_t fin_seq            # where the FIN of a refused segment stood
+    uint8_t  beyond_told        # 1: `beyond` is set
+    uint8_t  fin_told           # 1: `fin_seq` is set
     uint8_t  dropped_below      # 1: something it sent was dropped by a verdict
 
 cdef struct trouble_t:

@@ -161,8 +161,13 @@ def thinned(packets, rng):
 def skewed(packets, rng):
     """The same frames as from two queues: one direction up to five frames behind the other, each in order in itself."""
     out, queues, lag = [], {"client": [], "server": []}, {"client": 0, "server": 0}
-    for _, frame in packets:
+    last = 0
+    for ts, frame in packets:
         told = payload(frame)
+        late, last = ts - last > 1_000_000, ts
+        if late:
+            out += queues["client"] + queues["server"]
+            queues = {"client": [], "server": []}
         if told is None or told[2] & 7:     # SYN, FIN and RST are where they were
             out += queues["client"] + queues["server"] + [frame]
             queues = {"client": [], "server": []}

@@ -95,8 +95,15 @@ def test_the_hash_key_shows_nowhere(corpora):
         assert first == second, row["file"]
 
 
+# Where the oracle compares bytes that no receiver takes. This may only shrink.
+NOT_TAKEN = {
+    ("malformed__ndpi__fuzz-2006-06-26-2594.pcap", "192.168.1.2", 2720): "a fuzzed segment is refused and never acknowledged",
+}
+
+
 def test_conflicting_bytes_are_counted_as_the_oracle_counts_them(corpora):
     compared = 0
+    left = set(NOT_TAKEN)
     for row in rows(corpora):
         streams = json.loads((corpora / row["oracle"]).read_text())["streams"]
         found = [f for f in flows_of(corpora / row["file"])[1] if f.get("proto") == "tcp"]
@@ -107,9 +114,13 @@ def test_conflicting_bytes_are_counted_as_the_oracle_counts_them(corpora):
                 continue
             for sender, half in ((s["a"], s["a_to_b"]), (s["b"], s["b_to_a"])):
                 way = "to_server" if (one[0]["client"], one[0]["client_port"]) == tuple(sender) else "to_client"
+                if one[0][way]["conflict_bytes"] != half["model"]["conflict_bytes"] and (row["file"], *sender) in left:
+                    left.remove((row["file"], *sender))
+                    continue
                 assert one[0][way]["conflict_bytes"] == half["model"]["conflict_bytes"], (row["file"], sender)
                 compared += half["model"]["conflict_bytes"] > 0
-    assert compared >= 7
+    assert compared >= 7 - len(NOT_TAKEN)
+    assert not left, "no exception any more: take it off the list"
 
 
 # Frames with a wrong TCP checksum that we refuse for something else. This may only shrink.

@@ -414,7 +414,8 @@ def test_value_of_what_has_none():
 
 def test_stubs_agree_with_the_module(tmp_path):
     pytest.importorskip("mypy.stubtest", reason="mypy is not installed: stubs are not compared")
-    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--ignore-unused-allowlist", "--allowlist", "tests/stubtest.allow",
+    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--ignore-unused-allowlist",
+                             "--allowlist", "tests/stubtest.allow",
                              "--ignore-unused-allowlist", "mos.state.slots"], cwd=driver.ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
     user = tmp_path / "user.py"

@@ -298,6 +298,7 @@ def test_where_gives_an_event_to_any_depth():
 def test_stubs_agree_with_the_modules():
     pytest.importorskip("mypy.stubtest", reason="mypy is not installed: stubs are not compared")
     modules = ["mos.events.views", "mos.flow.view", "mos.events.marks", "mos.events.user", "mos.events.narrow"]
-    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--ignore-unused-allowlist", "--allowlist", "tests/stubtest.allow", *modules],
+    result = subprocess.run([sys.executable, "-m", "mypy.stubtest", "--ignore-unused-allowlist",
+                             "--allowlist", "tests/stubtest.allow", *modules],
                             cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

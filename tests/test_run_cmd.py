@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from command import COUNTER, MOS, PCAPS, counts, mos
@@ -284,6 +285,8 @@ def test_signals_end_a_run_properly(box, tmp_path, number, status, source):
         run.stdin.write(head if source == "fifo" else gzip.compress(head)[:-200])
         run.stdin.flush()
     assert run.stdout.readline() == b"ready\n"
+    if source != "file":
+        time.sleep(0.5)     # until it waits in read(2): a signal just before would be seen with the next bytes
     run.send_signal(number)
     stdout, stderr = run.stdout.read().decode(), run.stderr.read().decode()
     run.stdin.close()

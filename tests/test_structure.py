@@ -27,7 +27,7 @@ TESTED_ELSEWHERE = {
     "mos/flow/flow.pxd": "structs, filled and read by test_table.py",
     "mos/events/ring.pxd": "structs, filled by test_track.py and read by test_bus.py",
     "mos/flow/slab.pxd": "the memory under the table: test_table.py",
-    "mos/io/parse.pyx": "the parsers under the reader: test_pcap.py",
+    "mos/io/parse.pxd": "the parsers under the reader: test_pcap.py",
     "mos/state/blocks.pxd": "the memory under the slots: test_slots.py",
     "mos/events/filter/": "one compiler in four steps: test_filter.py",
     "mos/testing/": "one builder in four files: test_testing.py",

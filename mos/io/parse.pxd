@@ -1,6 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Parsing pcap (draft-ietf-opsawg-pcap) and pcapng (draft-ietf-opsawg-pcapng) from bytes in memory."""
+"""Parsing pcap (draft-ietf-opsawg-pcap) and pcapng (draft-ietf-opsawg-pcapng) from bytes in memory: record and block
+headers, walked in place. No length is believed before it was checked."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy, memset
 from mos.net.packet cimport pkt_t
 
 cdef extern from *:
@@ -90,7 +93,289 @@ cdef struct reader_t:
 
 ctypedef int (*parse_t)(reader_t *r, pkt_t *pkts, int n) noexcept nogil
 
-cdef int damage(reader_t *r, int why, uint64_t got, uint64_t limit) noexcept nogil
-cdef int open_classic(reader_t *r) noexcept nogil
-cdef int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil
-cdef int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil
+cdef enum:
+    PCAP_US = 0xa1b2c3d4
+    PCAP_NS = 0xa1b23c4d
+    PCAP_KUZNETZOV = 0xa1b2cd34
+
+cdef enum:                  # block types
+    SECTION = 0x0a0d0d0a
+    INTERFACE = 1
+    PACKET = 2              # obsolete
+    SIMPLE = 3
+    STATISTICS = 5
+    ENHANCED = 6
+    BYTE_ORDER = 0x1a2b3c4d
+
+cdef enum:                  # which of a record's two lengths is the captured one
+    LENGTHS_PLAIN           # the first (version 2.4)
+    LENGTHS_SWAPPED         # the second (before 2.3, and DG/UX's 543.0)
+    LENGTHS_SMALLER         # 2.3: written both ways, so the smaller
+
+cdef enum:
+    # Wireshark's bound on one block: the longest packet and 128 KiB of options.
+    MAX_BLOCK = 32 + MAX_CAPLEN_BIG + 131072
+    # pkt_t.iface has 16 bits.
+    MAX_IFACES = 65536
+
+cdef inline uint32_t pad4(uint32_t n) noexcept nogil:
+    """n rounded up to a multiple of 4; 0 where that does not fit."""
+    return (n + 3) & ~<uint32_t>3
+
+cdef inline int damage(reader_t *r, int why, uint64_t got, uint64_t limit) noexcept nogil:
+    r.why, r.got, r.limit = why, got, limit
+    r.at = r.start + <uint64_t>(r.cur - r.base)
+    return -1
+
+cdef inline iface_t *new_iface(reader_t *r) noexcept nogil:
+    cdef uint32_t room
+    cdef void *p
+    if r.nifaces == r.room:
+        room = r.room * 2 if r.room else 4
+        p = realloc(r.ifaces, room * sizeof(iface_t))
+        if p == NULL:
+            return NULL
+        r.ifaces, r.room = <iface_t *>p, room
+    memset(&r.ifaces[r.nifaces], 0, sizeof(iface_t))
+    return &r.ifaces[r.nifaces]
+
+cdef inline int open_classic(reader_t *r) noexcept nogil:
+    """The 24 bytes at `cur`: 0, or -1 with `why`."""
+    cdef const uint8_t *p = r.cur
+    cdef uint32_t magic = rd32(p, False)
+    cdef iface_t *iface
+    cdef uint16_t major
+    r.swap = magic != PCAP_US and magic != PCAP_NS and magic != PCAP_KUZNETZOV
+    magic = rd32(p, r.swap)
+    major, r.minor = rd16(p + 4, r.swap), rd16(p + 6, r.swap)
+    if major != 2 and major != 543:
+        return damage(r, WHY_VERSION, major, r.minor)
+    r.lengths = LENGTHS_PLAIN
+    if major == 543 or r.minor < 3:
+        r.lengths = LENGTHS_SWAPPED
+    elif r.minor == 3:
+        r.lengths = LENGTHS_SMALLER
+    iface = new_iface(r)
+    if iface == NULL:
+        return damage(r, WHY_MEMORY, sizeof(iface_t), 0)
+    r.header = 24 if magic == PCAP_KUZNETZOV else 16
+    r.fraction = 1 if magic == PCAP_NS else 1000
+    # The upper half holds the length of a trailing FCS, not a type.
+    iface.linktype = <uint16_t>rd32(p + 20, r.swap)
+    iface.snaplen = rd32(p + 16, r.swap)
+    iface.tsresol = 9 if magic == PCAP_NS else 6
+    iface.max_caplen = max_caplen(iface.linktype)
+    r.nifaces = 1
+    r.cur += 24
+    return 0
+
+cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
+    """Up to n packets. Fewer: it takes `need` bytes to go on, or `why` says what is damaged."""
+    cdef int i = 0
+    cdef uint32_t cap, wire, most = r.ifaces.max_caplen, header = r.header
+    cdef uint16_t linktype = r.ifaces.linktype
+    cdef bint swap = r.swap
+    cdef const uint8_t *p = r.cur
+    cdef const uint8_t *end = r.end
+    cdef pkt_t *k
+    while i < n:
+        r.cur = p
+        if end - p < header:
+            r.need = header
+            return i
+        cap, wire = rd32(p + 8, swap), rd32(p + 12, swap)
+        if r.lengths == LENGTHS_SWAPPED or (r.lengths == LENGTHS_SMALLER and cap > wire):
+            cap, wire = wire, cap
+        if cap > most:
+            damage(r, WHY_TOO_LONG, cap, most)
+            return i
+        if end - p - header < <int64_t>cap:
+            r.need = header + cap
+            return i
+        # Decoding starts with the first two cache lines of the frame; the first came with the header.
+        prefetch(p + 64)
+        k = &pkts[i]
+        k.ts = <int64_t>rd32(p, swap) * 1000000000 + <int64_t>rd32(p + 4, swap) * r.fraction
+        p += header
+        k.frame = p
+        k.caplen = cap
+        k.wirelen = wire
+        r.packets += 1
+        k.number = r.packets
+        k.linktype = linktype
+        k.iface = 0
+        p += cap
+        i += 1
+    r.cur = p
+    return i
+
+cdef inline bint options_fit(const uint8_t *p, uint32_t n, bint swap) noexcept nogil:
+    """Whether each option lies within its n bytes, up to opt_endofopt."""
+    cdef uint32_t length
+    while n:
+        if n < 4:
+            return False
+        length = pad4(rd16(p + 2, swap))
+        if length > n - 4:
+            return False
+        if rd16(p, swap) == 0:
+            return True
+        p += 4 + length
+        n -= 4 + length
+    return True
+
+cdef inline int set_resolution(iface_t *iface, uint8_t tsresol) noexcept nogil:
+    """if_tsresol: a power of 10, or of 2 with the top bit set. -1: too fine for 64 bits."""
+    cdef int e = tsresol & 0x7f
+    cdef int i
+    iface.tsresol = tsresol
+    iface.mul, iface.div, iface.shift = 1, 1, 0
+    if tsresol & 0x80:
+        iface.mul, iface.shift = 1000000000, e
+        return 0 if e <= 63 else -1
+    for i in range(e, 9):
+        iface.mul *= 10
+    if e > 19:
+        return -1
+    for i in range(9, e):
+        iface.div *= 10
+    return 0
+
+cdef inline int read_interface(reader_t *r, uint32_t length) noexcept nogil:
+    cdef const uint8_t *p = r.cur
+    cdef uint32_t n = length - 20, size, k
+    cdef iface_t *iface
+    if length < 20:
+        return damage(r, WHY_BLOCK, length, 0)
+    if not options_fit(p + 16, n, r.swap):
+        return damage(r, WHY_OPTION, 0, 0)
+    if r.nifaces == MAX_IFACES:
+        return damage(r, WHY_MANY, 0, MAX_IFACES)
+    iface = new_iface(r)
+    if iface == NULL:
+        return damage(r, WHY_MEMORY, r.room * sizeof(iface_t), 0)
+    iface.linktype = rd16(p + 8, r.swap)
+    iface.snaplen = rd32(p + 12, r.swap)
+    iface.max_caplen = max_caplen(iface.linktype)
+    iface.section = r.sections - 1
+    set_resolution(iface, 6)
+    p += 16
+    while n >= 4 and rd16(p, r.swap) != 0:
+        size = rd16(p + 2, r.swap)
+        k = rd16(p, r.swap)
+        if k == 9 and size == 1 and set_resolution(iface, p[4]) < 0:
+            return damage(r, WHY_TSRESOL, p[4] & 0x7f, 2 if p[4] & 0x80 else 10)
+        if k == 14 and size == 8:
+            iface.offset = <int64_t>rd64(p + 4, r.swap)
+        if k == 2:
+            memcpy(iface.name, p + 4, min(size, sizeof(iface.name) - 1))
+        size = 4 + pad4(size)
+        p += size
+        n -= size
+    r.nifaces += 1
+    return 0
+
+cdef inline int read_section(reader_t *r) noexcept nogil:
+    """A Section Header Block, whose length can be read only once its byte order is known. 1: done, 0: `need`."""
+    cdef uint32_t magic = rd32(r.cur + 8, False)
+    cdef bint swap = magic != BYTE_ORDER
+    cdef uint32_t length = pad4(rd32(r.cur + 4, swap))
+    cdef uint16_t major, minor
+    if rd32(r.cur + 8, swap) != BYTE_ORDER:
+        return damage(r, WHY_BYTE_ORDER, magic, 0)
+    if length < 28 or length > MAX_BLOCK:
+        return damage(r, WHY_BLOCK, length, 0)
+    if r.end - r.cur < length:
+        r.need = length
+        return 0
+    major, minor = rd16(r.cur + 12, swap), rd16(r.cur + 14, swap)
+    # 1.2 is 1.0 with more block types (draft-ietf-opsawg-pcapng section 4.1).
+    if major != 1 or (minor != 0 and minor != 2):
+        return damage(r, WHY_VERSION, major, minor)
+    if not options_fit(r.cur + 24, length - 28, swap):
+        return damage(r, WHY_OPTION, 0, 0)
+    if pad4(rd32(r.cur + length - 4, swap)) != length:
+        return damage(r, WHY_TRAILER, length, rd32(r.cur + length - 4, swap))
+    r.swap = swap
+    r.first_iface = r.nifaces
+    r.sections += 1
+    r.cur += length
+    return 1
+
+cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *k) noexcept nogil:
+    """An Enhanced, Simple or obsolete Packet Block: 1 and k is filled, or as `damage`."""
+    cdef const uint8_t *p = r.cur
+    cdef bint swap = r.swap
+    cdef uint32_t iface = 0, cap, head = 12 if kind == SIMPLE else 28
+    cdef iface_t *f
+    if length < head + 4:
+        return damage(r, WHY_BLOCK, length, 0)
+    if kind == ENHANCED:
+        iface = rd32(p + 8, swap)
+    elif kind == PACKET:
+        iface = rd16(p + 8, swap)
+    if iface >= r.nifaces - r.first_iface:
+        return damage(r, WHY_IFACE, iface, r.nifaces - r.first_iface)
+    iface += r.first_iface
+    f = &r.ifaces[iface]
+    if kind == SIMPLE:
+        k.wirelen = rd32(p + 8, swap)
+        cap = k.wirelen if f.snaplen == 0 else min(k.wirelen, f.snaplen)
+    else:
+        cap, k.wirelen = rd32(p + 20, swap), rd32(p + 24, swap)
+        r.last_ts = to_ns(<uint64_t>rd32(p + 12, swap) << 32 | rd32(p + 16, swap), f.mul, f.div, f.shift, f.offset)
+    if cap > f.max_caplen:
+        return damage(r, WHY_TOO_LONG, cap, f.max_caplen)
+    length -= head + 4
+    if pad4(cap) > length:
+        return damage(r, WHY_TOO_LONG, cap, length)
+    length -= pad4(cap)
+    if length and kind != SIMPLE and not options_fit(p + head + pad4(cap), length, swap):
+        return damage(r, WHY_OPTION, 0, 0)
+    prefetch(p + 64)
+    k.frame = p + head
+    k.caplen = cap
+    # A Simple Packet Block has no time: no packet goes back to 1970 for it.
+    k.ts = r.last_ts
+    r.packets += 1
+    k.number = r.packets
+    k.linktype = f.linktype
+    k.iface = <uint16_t>iface
+    return 1
+
+cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
+    """As parse_classic. With n 0 it reads on to the first packet: which interfaces there are."""
+    cdef int i = 0
+    cdef uint32_t kind, length
+    while i < n or n == 0:
+        r.need = 12
+        if r.end - r.cur < 12:
+            break
+        kind = rd32(r.cur, r.swap)
+        if kind == SECTION:
+            if read_section(r) != 1:
+                break
+            continue
+        # Some writers leave the padding out of both lengths.
+        length = pad4(rd32(r.cur + 4, r.swap))
+        if length < 12 or length > MAX_BLOCK:
+            damage(r, WHY_BLOCK, rd32(r.cur + 4, r.swap), 0)
+            break
+        if r.end - r.cur < length:
+            r.need = length
+            break
+        if pad4(rd32(r.cur + length - 4, r.swap)) != length:
+            damage(r, WHY_TRAILER, length, rd32(r.cur + length - 4, r.swap))
+            break
+        if kind == ENHANCED or kind == SIMPLE or kind == PACKET:
+            if n == 0 or read_packet(r, kind, length, &pkts[i]) < 0:
+                break
+            i += 1
+        elif kind == INTERFACE:
+            if read_interface(r, length) < 0:
+                break
+        elif kind == STATISTICS and (length < 24 or not options_fit(r.cur + 20, length - 24, r.swap)):
+            damage(r, WHY_OPTION, 0, 0)
+            break
+        r.cur += length
+    return i

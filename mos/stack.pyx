@@ -101,8 +101,11 @@ cdef class Stack(Core):
                 raise self.bus.error
         return n
 
-    def feed(self, frame, int64_t ts, linktype=1):
-        """One packet from memory; True if it was forwarded. What tests and embedding programs call."""
+    def feed(self, frame, int64_t ts, linktype=1, csum_partial=False, gso_size=0):
+        """One packet from memory; True if it was forwarded. What tests and embedding programs call.
+
+        `csum_partial`, `gso_size`: offload state as in pkt_t, for frames that come from a port.
+        """
         cdef pkt_t p
         cdef bytes held = bytes(frame)
         cdef uint64_t before = self.n.forwarded
@@ -112,6 +115,7 @@ cdef class Stack(Core):
         memset(&p, 0, sizeof(p))
         p.frame, p.caplen, p.wirelen = <const uint8_t *><char *>held, <uint32_t>len(held), <uint32_t>len(held)
         p.ts, p.number, p.linktype = ts, self.n.packets_in + 1, linktype
+        p.csum_partial, p.gso_size = bool(csum_partial), gso_size
         self.bus.holding = 1
         self.packet(&p)
         if self.bus.failed:

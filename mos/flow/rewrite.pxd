@@ -54,6 +54,12 @@ cdef inline uint32_t frame_copy(uint8_t *out, const pkt_t *p) noexcept nogil:
     memcpy(out, p.frame, p.caplen)
     return p.caplen
 
+cdef inline void mend_sum(uint8_t *at, const uint8_t *old, const uint8_t *new, uint32_t n) noexcept nogil:
+    """As `mend` for a sum that is not complemented: what stands in the field of a checksum left unfinished."""
+    put16(at, ~get16(at) & 0xffff)
+    mend(at, old, new, n)
+    put16(at, ~get16(at) & 0xffff)
+
 cdef inline void set_address(uint8_t *out, const pkt_t *p, int source, const uint8_t *addr) noexcept nogil:
     cdef uint8_t *ip = out + (p.ip - p.frame)
     cdef uint32_t n = 4 if p.ipver == 4 else 16
@@ -63,7 +69,9 @@ cdef inline void set_address(uint8_t *out, const pkt_t *p, int source, const uin
         return
     if p.ipver == 4:
         mend(ip + 10, at, addr, n)
-    if csum != NULL and p.proto != IPPROTO_ICMP:
+    if csum != NULL and p.csum_partial:
+        mend_sum(csum, at, addr, n)
+    elif csum != NULL and p.proto != IPPROTO_ICMP:
         mend(csum, at, addr, n)
         never_zero(csum, p)
     memcpy(at, addr, n)
@@ -76,7 +84,7 @@ cdef inline void set_port(uint8_t *out, const pkt_t *p, int source, uint16_t por
     put16(new, port)
     if memcmp(at, new, 2) == 0:
         return
-    if csum != NULL:
+    if csum != NULL and not p.csum_partial:
         mend(csum, at, new, 2)
         never_zero(csum, p)
     memcpy(at, new, 2)
@@ -118,7 +126,7 @@ cdef inline int replace_payload(uint8_t *out, const pkt_t *p, uint32_t at, const
     base = (p.payload - p.frame) + at
     csum = l4_checksum(out, p)
     l4 = <uint32_t>(p.l4 - p.frame)
-    if csum == NULL:
+    if csum == NULL or p.csum_partial:
         memcpy(out + base, data, n)
         return 0
     while i < n:

@@ -206,7 +206,7 @@ cdef void check_transport(const decoder_t *d, const walk_t *w, pkt_t *p) noexcep
     """The transport checksum of a segment that is all there."""
     cdef uint64_t pseudo = 0
     cdef uint16_t field, bare
-    if w.cap < w.len:
+    if w.cap < w.len or p.csum_partial:
         return
     p.csum &= <uint8_t>~CSUM_UNKNOWN
     field = be16(p.l4 + (16 if p.proto == IPPROTO_TCP else 6 if p.proto == IPPROTO_UDP else 2))
@@ -271,7 +271,7 @@ cdef inline void clear(pkt_t *p) noexcept nogil:
 
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
-    """Fill every field of `p` from `status` on out of frame, caplen, wirelen, ts and linktype. Returns p.status.
+    """Fill every field of `p` from `status` on out of those before it, which the reader has set. Returns p.status.
 
     What p points to is valid while the frame is and, with `reassembled`, until the next call with this decoder.
     """
@@ -280,7 +280,7 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     clear(p)
     if d.frags.held != NULL:
         frag_release(&d.frags)
-    p.csum = CSUM_UNKNOWN
+    p.csum = CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
     w.p, w.cap, w.len = p.frame, p.caplen, max(p.caplen, p.wirelen)
     w.steps = w.tunnels = w.npath = w.proto = 0
     step = ether(&w) if p.linktype == LINKTYPE_ETHERNET else first(&w, p.linktype)
@@ -427,7 +427,7 @@ cdef class Decoder:
         try:
             memcpy(copy, <const char *>frame, n)
             p.frame, p.caplen, p.wirelen = copy, n, n if wirelen is None else wirelen
-            p.ts, p.linktype = ts, linktype
+            p.ts, p.linktype, p.csum_partial, p.gso_size = ts, linktype, 0, 0
             with nogil:
                 decode(self.c, &p)
             return fields_of(&p)

@@ -194,8 +194,9 @@ class Judgement:
         watcher = Watcher(self.connections, {key: n for key, (n, _) in self.read.items()})
         with Engine(watcher, checksum=self.checksum) as engine:
             engine.run(packets)
+        version = {c.number: c.v6 for c in self.connections}
         for (number, side), seen in watcher.seen.items():
-            behind, v6 = (tap == "right") == (side == "client"), bool((number + self.seed) % 2)
+            behind, v6 = (tap == "right") == (side == "client"), version.get(number)
             if view != "thinned" or not behind:
                 self.tally[view, behind, v6] += seen.equal + seen.differing
                 self.tally["wrong", view, behind, v6] += seen.differing

@@ -23,12 +23,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from check import SIDES, Judgement  # noqa: E402
-from plan import faults, plan  # noqa: E402
+from plan import faults, plan, settings  # noqa: E402
 from wires import network, own_namespace  # noqa: E402
 
 LIMIT_S = 150
 ENOUGH = 4          # in so many seeds each fault must have happened to both versions of IP in both directions
-FAULTS = ("drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge")
+FAULTS = ("drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge", "reset")
 TAPS = ("left", "right")
 
 
@@ -50,6 +50,9 @@ def started(command):
 def converse(program, hosts, seed, total, directory):
     """One seed over the wire. Returns the relay's counts; what was read is in read.json beside the two captures."""
     chances = [f"{what}={n}" for what, n in faults(seed).items()]
+    for host in hosts:
+        for name, value in settings(seed, host.name).items():
+            host.setting(f"ipv4/{name}", value)
     processes = [started([program, *TAPS, *(directory / f"{tap}.pcap" for tap in TAPS), seed, *chances])]
     try:
         for side in ("server", "client"):

@@ -14,6 +14,7 @@ from random import Random
 from plan import SERVER, plan
 
 STALLED_S = 40      # five SYNs lost in a row take 31 s (RFC 6298: 1 s, doubled each time)
+REPAIR, REPAIR_QUEUE, QUEUE_SEQ, SEND_QUEUE = 19, 20, 21, 2      # linux/tcp.h; not in `socket`
 NOTHING = blake2b(digest_size=16).hexdigest()
 
 
@@ -112,6 +113,14 @@ class Talk:
             self.shut = True
 
 
+def number_from(s, seq):
+    """Let the sequence numbers of a socket not yet connected begin at `seq`."""
+    s.setsockopt(socket.IPPROTO_TCP, REPAIR, 1)
+    s.setsockopt(socket.IPPROTO_TCP, REPAIR_QUEUE, SEND_QUEUE)
+    s.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("I", seq))
+    s.setsockopt(socket.IPPROTO_TCP, REPAIR, 0)
+
+
 def family(c):
     return socket.AF_INET6 if c.v6 else socket.AF_INET
 
@@ -137,6 +146,8 @@ def call(c):
     s = socket.socket(family(c))
     s.settimeout(STALLED_S)
     prepare(s, c)
+    if c.wrap:
+        number_from(s, (1 << 32) - c.wrap)
     s.connect((SERVER[c.v6], c.port))
     return Talk(s, c, "client").run()
 

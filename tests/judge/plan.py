@@ -8,6 +8,7 @@ BLOCK = 65536
 CLIENT, SERVER = {False: "10.78.0.1", True: "fd78::1"}, {False: "10.78.0.2", True: "fd78::2"}
 # How connections end: both close when they are done · one closes its direction before the other says anything · one resets
 # when all is acknowledged and read · one resets in the middle.
+HARD = 1_000_000        # bytes of a seed that may travel in small segments to slow readers; what is asked for beyond goes fast
 CLOSES = ("both", "half_client", "half_server", "rst_client", "rst_server", "abort_client", "abort_server")
 
 
@@ -26,6 +27,7 @@ class Connection:
     nodelay: bool
     congestion: str
     delay: float        # seconds after the beginning
+    wrap: int           # the client's sequence numbers wrap after so many bytes; 0: the kernel chooses where they begin
 
     @property
     def port(self):
@@ -69,7 +71,22 @@ class Stream:
 
 
 def plan(seed, total):
-    """The connections of a seed, some `total` bytes together."""
+    """The connections of a seed, some `total` bytes together: difficult ones first, then bulk."""
+    hard = difficult(seed, min(total, HARD))
+    return hard + bulk(seed, len(hard), total - HARD) if total > HARD else hard
+
+
+def bulk(seed, first, total):
+    """Full segments to eager readers, one way and both, over both versions of IP, numbered from `first`."""
+    rng = Random(f"bulk {seed}")
+    share = total // 8
+    return [Connection(seed, first + i, i % 2 == 1, up * share, down * share, rng.choice(CLOSES[:5]), mss=0, write=BLOCK, room=0,
+                       lazy=0, nodelay=False, congestion=rng.choice(("cubic", "bbr")), delay=0,
+                       wrap=rng.randint(1, share) if up and rng.random() < 0.3 else 0)
+            for i, (up, down) in enumerate(((1, 0), (1, 0), (0, 1), (0, 1), (1, 1), (1, 1)))]
+
+
+def difficult(seed, total):
     rng = Random(f"plan {seed}")
     n = rng.randint(8, 14)
     closes = [*CLOSES, *rng.choices(CLOSES, k=n)][:n]
@@ -84,7 +101,8 @@ def plan(seed, total):
     return [Connection(seed, i, bool((i + seed) % 2), sizes[2 * i], sizes[2 * i + 1], close,
                        mss=rng.choice((0, 0, 0, 88, 300, 536, 700, 1000)), write=rng.choice((50, 700, 5000, 50000, 50000)),
                        room=rng.choice((0, 0, 0, 4096, 30000)), lazy=rng.choice((0, 0, 0.02)), nodelay=rng.random() < 0.5,
-                       congestion=rng.choice(("reno", "cubic", "bbr")), delay=rng.choice((0, 0, 0.02, 0.2)))
+                       congestion=rng.choice(("reno", "cubic", "bbr")), delay=rng.choice((0, 0, 0.02, 0.2)),
+                       wrap=rng.randint(1, 1 + sizes[2 * i]) if rng.random() < 0.3 else 0)
             for i, close in enumerate(closes)]
 
 
@@ -92,5 +110,12 @@ def faults(seed):
     """What the relay does in this seed, per mille."""
     rng = Random(f"faults {seed}")
     hard = rng.choice((0.3, 1, 1, 2))
-    most = {"drop": 30, "corrupt": 15, "split": 150, "coalesce": 150, "late": 80, "twice": 40, "stale": 20, "forge": 20}
+    most = {"drop": 30, "corrupt": 15, "split": 150, "coalesce": 150, "late": 80, "twice": 40, "stale": 20, "forge": 20, "reset": 10}
     return {what: max(2, round(hard * rng.uniform(0.2, 1) * top)) for what, top in most.items()}
+
+
+def settings(seed, side):
+    """Below net/ipv4, for both versions: the TCP that this host speaks."""
+    rng = Random(f"settings {seed} {side}")
+    odds = {"tcp_sack": 0.8, "tcp_timestamps": 0.7, "tcp_window_scaling": 0.8, "tcp_ecn": 0.3, "tcp_shrink_window": 0.3}
+    return {name: int(rng.random() < odd) for name, odd in odds.items()}

@@ -4,7 +4,8 @@
  *
  * drop, corrupt (one byte, the checksum left wrong), split (one segment as two, overlapping or not), coalesce (two
  * neighbours as one), late (overtaken by up to 40 frames, 5 ms at most), twice, stale (an old frame once more), forge (an old
- * segment that its receiver has acknowledged, with other bytes and a right checksum). Only TCP suffers. Each capture has
+ * segment that its receiver has acknowledged, with other bytes and a right checksum), reset (a RST beyond all that was sent:
+ * its receiver must ask whether it is meant, RFC 5961 section 3.2). Only TCP suffers. Each capture has
  * what its interface received and sent, in the order in which it happened here. Prints "ready", at SIGTERM the counts as JSON.
  */
 #include <arpa/inet.h>
@@ -22,16 +23,16 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DROP, CORRUPT, SPLIT, COALESCE, LATE, TWICE, STALE, FORGE, SEEN, SENT, UNSENT, OVERSIZED, UNSUMMED, NWHAT };
+enum { DROP, CORRUPT, SPLIT, COALESCE, LATE, TWICE, STALE, FORGE, RESET, SEEN, SENT, UNSENT, OVERSIZED, UNSUMMED, NWHAT };
 static const char *NAME[NWHAT] = {"drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge",
-                                  "seen", "sent", "unsent", "oversized", "unsummed"};
+                                  "reset", "seen", "sent", "unsent", "oversized", "unsummed"};
 enum { ROOM = 1514, HELD = 64, PLACES = 40, OLD = 256, ACKS = 4096, HOLD_NS = 5000000, PAIR_NS = 1000000 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, CWR = 128 };
 
 typedef struct { uint32_t len; uint8_t b[ROOM]; } frame_t;
 typedef struct { uint8_t *ip, *tcp, *data; uint32_t n, seq, ack; int v6, flags; } tcp_t;
 typedef struct { int places, overtaken; int64_t due; frame_t f; } held_t;
-typedef struct { uint64_t name; uint32_t to; int known; } acked_t;
+typedef struct { uint64_t name; uint32_t to, sent; int known; } acked_t;
 typedef struct {
     int in, out, paired;
     FILE *tap_in, *tap_out;
@@ -41,7 +42,7 @@ typedef struct {
     held_t held[HELD];          /* places 0: free */
     frame_t old[OLD];
     uint32_t nold;
-    acked_t acked[ACKS];        /* by connection: up to where the receiver has told that it has our bytes */
+    acked_t acked[ACKS];        /* by connection: up to where we have sent, and the receiver has told that it has it */
 } way_t;
 
 static way_t way[2];            /* from the left, from the right */
@@ -141,7 +142,7 @@ static acked_t *acked_of(way_t *w, const tcp_t *t)
     uint64_t name = (uint64_t)t->v6 << 32 | (a < b ? a << 16 | b : b << 16 | a);
     acked_t *at = &w->acked[name % 4093];
     if (at->name != name)
-        *at = (acked_t){name, 0, 0};
+        *at = (acked_t){name, 0, 0, 0};
     return at;
 }
 
@@ -260,9 +261,11 @@ static void again(way_t *w, int what)
     acked_t *acked;
     parse(&f, &t);
     acked = acked_of(w, &t);
-    if (what == FORGE) {
-        if (!t.n || t.flags & (SYN | FIN | RST) || !acked->known || (int32_t)(acked->to - (t.seq + t.n)) < 0)
-            return;
+    if (what != STALE && (!t.n || t.flags & (SYN | FIN | RST) || !acked->known || (int32_t)(acked->to - (t.seq + t.n)) < 0))
+        return;
+    if (what == RESET)
+        rebuild(&f, &t, acked->sent + 1 + draw(w, 1000), 0, draw(w, 2) ? RST : RST | ACK);
+    else if (what == FORGE) {
         for (uint32_t i = 0; i < t.n; i++)
             t.data[i] = (uint8_t)draw(w, 256);
         rebuild(&f, &t, t.seq, t.n, t.flags);
@@ -300,6 +303,15 @@ static void suffer(way_t *w, frame_t *f, tcp_t *t, int64_t now)
         again(w, STALE);
     if (w->nold && happens(w, FORGE))
         again(w, FORGE);
+    if (w->nold && happens(w, RESET))
+        again(w, RESET);
+}
+
+static void note_sent(acked_t *a, const tcp_t *t)
+{
+    uint32_t end = t->seq + t->n + !!(t->flags & SYN) + !!(t->flags & FIN);
+    if (t->flags & SYN || (int32_t)(end - a->sent) > 0)
+        a->sent = end;
 }
 
 static void carry(way_t *w, frame_t *f, int64_t now)
@@ -315,6 +327,7 @@ static void carry(way_t *w, frame_t *f, int64_t now)
     count(w, &t, SEEN);
     if (tcp_sum(&t))
         count(w, &t, UNSUMMED);
+    note_sent(acked_of(w, &t), &t);
     acked = acked_of(back, &t);
     if (t.flags & SYN)
         acked->known = acked_of(w, &t)->known = 0;

@@ -27,7 +27,7 @@ from mos.tcp.reasm cimport (
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
-    track_revive, track_rst, track_rst_refused, track_sender, track_vouched)
+    track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
 
 cdef enum:
@@ -86,7 +86,7 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and second_thoughts(k, c, t, j.cause):
         j = classify(c.flow, c.pkt, c.s, c.truth)
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
-        t.rst_side = 0
+        track_spoke_on(c)
         if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
             t.side[1 - c.s].claims = CLAIM_QUESTIONED
     return j

@@ -96,6 +96,18 @@ def test_where_a_rst_counts(case):
         assert reason == (want or ("rst_server" if truth == "tap" else "shutdown"))     # in doubt: the tap heard no more
 
 
+# What proves after a RST in doubt of the server's that both ends live: one has read what the other sent since.
+SPOKE_ON = {"the server spoke on": lambda c: c.reply(b"on"), "the client spoke on": lambda c: c.send(b"on")}
+
+
+@pytest.mark.parametrize("case", SPOKE_ON)
+def test_a_refuted_rst_stays_refuted(case):
+    """An old RST without ACK is no answer to it any more, so that silence afterwards means nothing."""
+    c = SPOKE_ON[case](conn().reply(b"abc").send(b"abc").rst("server", seq=1000))
+    c.segment("client", flags="R", seq=2, options=b"").wait(20).send(b"late").reply(b"later").close()
+    assert play(c, truth="tap").of("FlowStart", "FlowEnd") == ["FlowStart", "FlowEnd fin"]
+
+
 def test_a_timestamp_may_be_one_tick_old():
     """As Linux has it (TCP_PAWS_WINDOW): a segment overtaken by one that is a tick younger is still read."""
     def late(tsval):

@@ -21,6 +21,7 @@ cdef void track_receiver(scene_t *c) noexcept nogil
 cdef void track_fin(scene_t *c, int side) noexcept nogil
 cdef void track_rst(scene_t *c) noexcept nogil
 cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil
+cdef void track_spoke_on(scene_t *c) noexcept nogil
 cdef bint track_vouched(scene_t *c, int side) noexcept nogil
 cdef bint track_overheard(scene_t *c, int cause) noexcept nogil
 cdef void track_revive(scene_t *c) noexcept nogil

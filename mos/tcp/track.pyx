@@ -344,7 +344,21 @@ cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
         return 0
     if in_doubt:
         t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
+        t.side[c.s].rst_max[CLIENT], t.side[c.s].rst_max[SERVER] = c.flow.end[CLIENT].snd_max, c.flow.end[SERVER].snd_max
     return who + 1 if in_doubt or who != c.s else 0
+
+
+cdef void track_spoke_on(scene_t *c) noexcept nogil:
+    """An acceptable segment after a RST in doubt: silence has not followed.
+
+    It may be one that the RST overtook. Once it acknowledges bytes sent after the RST, both ends live: no answer counts then.
+    """
+    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef int side
+    t.rst_side = 0
+    for side in range(2):
+        if t.side[side].rst_told and c.pkt.tcp_flags & TCP_ACK and seq_gt(c.pkt.ack, t.side[side].rst_max[1 - c.s]):
+            t.side[side].rst_told = 0
 
 
 cdef bint parked_to(const end_t *e, uint32_t seq) noexcept nogil:

@@ -20,6 +20,7 @@ cdef struct side_trouble_t:     # about what this end sent
     uint32_t refused            # segments its peer would refuse
     uint32_t claim              # an ACK beyond what was seen, waiting to be confirmed
     uint32_t rst_seq            # where its RST in doubt stood
+    uint32_t[2] rst_max         # SND.NXT of client and server when it was sent
     uint8_t  rst_told           # 1: `rst_seq` is set
     uint8_t  claims             # CLAIM_*, 0: `claim` is not set
     uint32_t beyond             # end of what it sent beyond the window its peer was seen to offer

@@ -1,15 +1,18 @@
 """The kernel as judge: what two Linux hosts gave their programs must be what the stack made of the captures between them.
 
-    judge.py --seeds 200 --bytes 2000000        that many seeds, some 2 MB each
-    judge.py --seed 17 --bytes 2000000          one again
+    judge.py --seeds 200 --bytes 23000000       that many seeds, some 23 MB each: over 4 GiB at each tap, in 10 to 20 minutes
+    judge.py --seed 17 --bytes 23000000         one again
 
 Connections with bytes from a seed cross relay.c, which loses, corrupts, splits, joins, delays and doubles segments and adds
-old and forged ones. Both its sides are captured; for each direction one is before the faults and one behind them. A seed that
-fails prints how to run it again and leaves its two captures. Timing is the machine's: a seed repeats plan and faults, not each
+old and forged ones. Both its sides are captured; for each direction one is before the faults and one behind them. Before the
+faults ACKs are the evidence of what arrived; behind them is what did. The first megabyte of a seed is difficult (tiny segments,
+small buffers, slow readers, resets in the middle), the rest bulk. The captures of one seed at a time are kept in memory.
+A seed that fails prints how to run it again and leaves its two captures. Timing is the machine's: a seed repeats plan and faults, not each
 packet; the captures are the evidence, and `--check DIRECTORY` judges them again.
 """
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -30,6 +33,7 @@ LIMIT_S = 150
 ENOUGH = 4          # in so many seeds each fault must have happened to both versions of IP in both directions
 FAULTS = ("drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge", "reset")
 TAPS = ("left", "right")
+MEMORY = "/dev/shm"     # captures of a seed are written twice its bytes and deleted after a second
 
 
 def compiled(directory):
@@ -99,11 +103,13 @@ class Totals:
 
     def __init__(self):
         self.seeds = self.failed = 0
-        self.faults, self.bytes = {}, Counter()
+        self.faults, self.bytes, self.read = {}, Counter(), Counter()
 
-    def add(self, counts, tally):
+    def add(self, counts, judgement):
         self.seeds += 1
-        self.bytes += tally
+        self.bytes += judgement.tally
+        for c in judgement.connections:
+            self.read[c.v6] += sum(judgement.read[c.number, side][0] for side in SIDES)
         for what in (*FAULTS, "seen", "sent"):
             self.faults[what] = [a + b for a, b in zip(self.faults.get(what, [0] * 4), counts[what])]
 
@@ -112,15 +118,21 @@ class Totals:
         ways = ("IPv4 to the server", "IPv4 to the client", "IPv6 to the server", "IPv6 to the client")
         return [f"{what}, {way}" for what in FAULTS for way, n in zip(ways, self.faults[what]) if not n]
 
+    def unseen(self):
+        """Taps at which less was compared than the programs read."""
+        return [f"{'behind' if behind else 'before'} the faults, {'IPv6' if v6 else 'IPv4'}" for behind in (False, True)
+                for v6 in (False, True) if self.bytes["whole", behind, v6] < max(1, self.read[v6])]
+
     def print(self):
         print(f"judge: {self.seeds} seeds, {self.failed} failed; {sum(self.faults['seen'])} segments in, {sum(self.faults['sent'])} out")
         print("judge: " + ", ".join(f"{what} {sum(self.faults[what])}" for what in FAULTS))
+        print(f"judge: programs read IPv4 {self.read[False]} and IPv6 {self.read[True]} bytes")
         for view, where in (("whole", "capture"), ("skewed", "capture from two queues"), ("thinned", "capture with losses")):
             for behind in (False, True):
                 n, wrong = ([self.bytes[*key, view, behind, v6] for v6 in (False, True)] for key in ((), ("wrong",)))
                 if any(n):
                     print(f"judge: {where}, {'behind' if behind else 'before'} the faults: "
-                          f"IPv4 {n[0]} and IPv6 {n[1]} bytes compared, {sum(wrong)} differ")
+                          f"IPv4 {n[0]} and IPv6 {n[1]} bytes compared, {sum(wrong)} differ: {sum(n) / 2**30:.3f} GiB")
 
 
 def judged(result, directory, totals, options):
@@ -130,7 +142,7 @@ def judged(result, directory, totals, options):
     if not wrong:
         for tap in TAPS:
             wrong += [f"{tap}.pcap: {line}" for line in judgement.of(directory / f"{tap}.pcap", tap, options.imperfect)]
-    totals.add(result["counts"], judgement.tally)
+    totals.add(result["counts"], judgement)
     totals.failed += bool(wrong)
     return wrong
 
@@ -139,7 +151,7 @@ def run(seeds, total, options):
     """All seeds, one after the other; the number that failed."""
     totals = Totals()
     hosts = network()
-    with tempfile.TemporaryDirectory(prefix="judge-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="judge-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as scratch:
         program = compiled(Path(scratch))
         for seed in seeds:
             directory = Path(scratch) / str(seed)
@@ -162,7 +174,10 @@ def run(seeds, total, options):
     idle = totals.idle() if totals.seeds >= ENOUGH else []
     for line in idle:
         print(f"judge: the relay never did this: {line}")
-    return totals.failed + len(idle)
+    unseen = totals.unseen()
+    for line in unseen:
+        print(f"judge: less was compared than was read: {line}")
+    return totals.failed + len(idle) + len(unseen)
 
 
 def recheck(directory, options):

@@ -264,7 +264,7 @@ static void again(way_t *w, int what)
     if (what != STALE && (!t.n || t.flags & (SYN | FIN | RST) || !acked->known || (int32_t)(acked->to - (t.seq + t.n)) < 0))
         return;
     if (what == RESET)
-        rebuild(&f, &t, acked->sent + 1 + draw(w, 1000), 0, draw(w, 2) ? RST : RST | ACK);
+        rebuild(&f, &t, acked->sent + 1 + draw(w, 1000), 0, draw(w, 2) ? RST : RST | ACK), w->old[w->nold++ % OLD] = f;
     else if (what == FORGE) {
         for (uint32_t i = 0; i < t.n; i++)
             t.data[i] = (uint8_t)draw(w, 256);

@@ -24,8 +24,9 @@ from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN)
-from mos.flow.rewrite cimport frame_copy, make_reset, rewrite_flow
+from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, OUT_CAP, PICKUP_OFF, PICKUP_STATE, Core
+from mos.leave cimport LEAVE_ON, leave, leave_resets
 from mos.lifetime cimport end_flow, expire, release, start_timers
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, segment, tell)
@@ -441,10 +442,7 @@ cdef class Stack(Core):
                 rewrite_flow(self.out, p, f, s)
         if self.answer.verdict < MOS_DROP or self.committed:
             self.n.forwarded += 1
-            self.n.packets_out += 1
-            if self.writer is not None:
-                self.writer.write(p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
-                                  p.wirelen)
+            leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen, p.wirelen, LEAVE_ON)
         elif self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
         elif f != NULL and f.flags & FLOW_DROPPED:
@@ -460,20 +458,10 @@ cdef class Stack(Core):
 
     cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
-        cdef uint32_t n
-        cdef int way, first
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
         if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
-            first = 1 if f.flags & FLOW_RESETTING else 0
-            f.flags |= FLOW_RESETTING
-            for way in range(first, 2):     # later segments: their sender has missed our RST, or its challenge ACK asks for one
-                n = make_reset(self.out, p, f, s, way)
-                if n:
-                    self.n.injected += 1
-                    self.n.packets_out += 1
-                    if self.writer is not None:
-                        self.writer.write(p, self.out, n, n)
+            leave_resets(self, p, f, s)
 
 
 cdef const bpf_t *compile_selection(Stack s, int linktype) noexcept:

@@ -13,7 +13,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test judge build wheel lint stubs clean
+.PHONY: help demo test judge bench build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -26,6 +26,9 @@ test: $(VENV)/.test build  ## build, install what the tests need, run them all
 
 judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: ours against the kernel's (4 GiB in 10 to 20 minutes)
 	$(BIN)/python tests/judge/judge.py --seeds $(SEEDS) --bytes $(BYTES)
+
+bench: $(VENV)/.build build  ## the stack against floors, other tools and itself; ARGS='--quick --only stages'
+	$(BIN)/python -m bench $(ARGS)
 
 # What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.
 build: $(VENV)/.build  ## compile in place what has changed

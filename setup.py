@@ -11,7 +11,7 @@ MODULES = [
     "mos.tcp.track", "mos.tcp.reasm",
     "mos.events.views", "mos.events.bus", "mos.events.filtervm",
     "mos.state.slots", "mos.core", "mos.segment", "mos.lifetime", "mos.stack",
-    "mbox.ids",
+    "mbox.ids", "mbox.volume",
 ]
 DIRECTIVES = dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False,
                   nonecheck=False, auto_pickle=False, embedsignature=True, binding=True)

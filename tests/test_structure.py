@@ -83,7 +83,7 @@ def test_every_import_of_ours_is_there():
     assert not absent
 
 
-@pytest.mark.parametrize("path", sources(".py", ".pyx", ".pxd", ".pyi", tops=("mos", "mbox", "tests", "setup.py")), ids=name)
+@pytest.mark.parametrize("path", sources(".py", ".pyx", ".pxd", ".pyi", tops=("mos", "mbox", "tests", "bench", "setup.py")), ids=name)
 def test_files_are_short(path):
     text = path.read_text()
     lines = text.count("\n")
@@ -94,7 +94,7 @@ def test_setup_is_shorter_still():
     assert (ROOT / "setup.py").read_text().count("\n") < 60
 
 
-@pytest.mark.parametrize("path", sources(".py", ".pyx", ".pxd"), ids=name)
+@pytest.mark.parametrize("path", sources(".py", ".pyx", ".pxd", tops=("mos", "mbox", "bench")), ids=name)
 def test_functions_are_short(path):
     long = [f"{function}: {n} lines" for function, n in functions(path) if n > MAX_FUNCTION]
     assert not long or GENERATED.match(path.read_text()), f"{name(path)}: {long}"

@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """`at="acked"`: delivered bytes once more, when their receiver has acknowledged them. Copies wait only if somebody asks."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memmove, memset
+from libc.string cimport memset
 from mos.core cimport Core
 from mos.events.bus cimport bus_event
 from mos.events.kinds cimport KIND_STREAM_DATA
 from mos.events.ring cimport AT_ACKED, EV_DOUBTFUL, event_t
 from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_t
 from mos.net.packet cimport TCP_ACK, pkt_t
-from mos.tcp.reasm cimport plan_t, reasm_offered, reasm_t, seg_data, seg_drop, seg_end, seg_new, seg_t
+from mos.tcp.queue cimport reasm_t, seg_behead, seg_data, seg_drop, seg_end, seg_new, seg_t
+from mos.tcp.reasm cimport plan_t, reasm_offered
 from mos.tcp.seq cimport seq_diff
 
 cdef inline bint acked_wanted(Core k, const flow_t *f) noexcept nogil:
@@ -36,12 +37,10 @@ cdef inline int acked_release(Core k, flow_t *f, int side, uint64_t to) noexcept
         r.waiting_bytes -= n
         if n == s.len:
             r.waiting = s.next
+            r.waits -= 1
             seg_drop(&k.budget, s)
         else:
-            memmove(seg_data(s), seg_data(s) + n, s.len - n)
-            k.budget.used -= n
-            s.off += n
-            s.len -= n
+            seg_behead(&k.budget, s, n)
     return 0
 
 cdef inline int acked_hear(Core k, flow_t *f, int s, const pkt_t *p) noexcept nogil:
@@ -52,25 +51,27 @@ cdef inline int acked_hear(Core k, flow_t *f, int s, const pkt_t *p) noexcept no
     return acked_release(k, f, 1 - s, e.offset + <uint64_t><int64_t>seq_diff(p.ack, e.nxt))
 
 cdef inline int acked_keep(Core k, flow_t *f, int side, const plan_t *plan) noexcept nogil:
-    """Copy delivered bytes to wait for their ACK. Beyond the direction's cap the oldest are handed out unconfirmed."""
+    """Copy delivered bytes to wait for their ACK. Beyond the direction's bounds the oldest are handed out unconfirmed."""
     cdef reasm_t *r
-    cdef seg_t **at
+    cdef seg_t *s
     cdef uint32_t i
     if not acked_wanted(k, f):
         return 0
     r = reasm_offered(<reasm_t **>&f.end[side].reasm, &k.budget, 0)
     if r == NULL:
         return 0
-    at = &r.waiting
-    while at[0] != NULL:
-        at = &at[0].next
     for i in range(plan.n):
-        at[0] = seg_new(&k.budget, plan.pieces[i].off, plan.pieces[i].shown, plan.pieces[i].len, plan.pieces[i].doubtful)
-        if at[0] == NULL:
+        s = seg_new(&k.budget, plan.pieces[i].off, plan.pieces[i].shown, plan.pieces[i].len, plan.pieces[i].doubtful)
+        if s == NULL:
             return 0
-        r.waiting_bytes += plan.pieces[i].len
-        at = &at[0].next
-    while r.waiting_bytes > k.limits.bytes:
+        if r.waiting == NULL:
+            r.waiting = s
+        else:
+            r.waiting_tail.next = s
+        r.waiting_tail = s
+        r.waiting_bytes += s.len
+        r.waits += 1
+    while r.waiting_bytes > k.limits.bytes or r.waits > k.limits.segs:
         r.waiting.doubtful = 1
         if acked_release(k, f, side, seg_end(r.waiting)) < 0:
             return -1

@@ -13,7 +13,8 @@ from mos.net.decode cimport Decoder, decoder_t
 from mos.net.packet cimport pkt_t
 from mos.state.blocks cimport layout_t, undo_t
 from mos.state.slots cimport SlotSpace
-from mos.tcp.reasm cimport budget_t, limits_t, plan_t
+from mos.tcp.queue cimport budget_t
+from mos.tcp.reasm cimport limits_t, plan_t
 
 cdef enum:              # how flows without a SYN are picked up
     PICKUP_OFF = 0

@@ -27,6 +27,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_SECONDS = 1 << 30   # of a timer: 34 years
+    DOUBTS = 64             # doubtful segments a direction: more than 64 KB of full ones, few enough to look through
     MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
 
 
@@ -61,6 +62,7 @@ cdef class Core:
             self.idle_ns[i] = int(seconds * 1e9)
         self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
         self.limits.doubt_bytes, self.limits.keep = limits["doubtful"], limits["keep"]
+        self.limits.doubts = DOUBTS
         self.budget.cap = limits["global"]
 
     def __dealloc__(self):

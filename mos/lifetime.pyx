@@ -16,7 +16,8 @@ from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
 from mos.net.packet cimport IPPROTO_TCP
 from mos.segment cimport arm, drain, flush, tell
 from mos.state.blocks cimport slots_close, undo_begin
-from mos.tcp.reasm cimport reasm_free, reasm_t
+from mos.tcp.queue cimport reasm_t
+from mos.tcp.reasm cimport reasm_free
 from mos.tcp.track cimport scene_t, track_time_out
 from mos.tcp.trouble cimport trouble_t
 

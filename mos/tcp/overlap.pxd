@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """How a segment lies to one that came before (columns of mos.tcp.policies), and where their bytes differ."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 cdef struct conflict_t:
     uint64_t off
@@ -40,39 +40,54 @@ cdef inline void add_conflict(conflicts_t *c, uint64_t off, const uint8_t *old, 
         c.at[c.n].new = new
         c.n += 1
 
+cdef inline uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t n) noexcept nogil:
+    cdef uint64_t i = 0
+    while i < n and a[i] == b[i]:
+        i += 1
+    return i
+
+cdef inline uint64_t after_last_difference(const uint8_t *a, const uint8_t *b, uint64_t n) noexcept nogil:
+    while n and a[n - 1] == b[n - 1]:
+        n -= 1
+    return n
+
+cdef inline uint32_t differences(const uint8_t *a, const uint8_t *b, uint64_t n) noexcept nogil:
+    cdef uint32_t count = 0
+    cdef uint64_t i
+    for i in range(n):
+        count += a[i] != b[i]
+    return count
+
 cdef inline void note_conflict(conflicts_t *c, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:
     """Remember the range in which `old` and `new` differ, from its first to its last differing byte."""
-    cdef uint64_t i = 0, last, k
+    cdef uint64_t i, end
     if memcmp(old, new, n) == 0:
         return
-    while old[i] == new[i]:
-        i += 1
-    last = n - 1
-    while old[last] == new[last]:
-        last -= 1
-    for k in range(i, last + 1):
-        c.bytes += old[k] != new[k]
-    add_conflict(c, off + i, old + i, new + i, last + 1 - i)
+    i, end = first_difference(old, new, n), after_last_difference(old, new, n)
+    c.bytes += differences(old + i, new + i, end - i)
+    add_conflict(c, off + i, old + i, new + i, end - i)
 
 cdef inline void compare_kept(const kept_t *kept, conflicts_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """Compare bytes that were delivered before with the copy retained, as far as it reaches."""
-    cdef uint64_t lo, hi, at, first, last = 0
-    cdef uint32_t i, count
+    cdef uint64_t lo, hi, first, end = 0, k, count
+    cdef const uint8_t *a
+    cdef const uint8_t *b
     if kept.len == 0:
         return
     lo = max(off, kept.to - kept.len)
     hi = first = min(off + n, kept.to)
-    if lo >= hi:
+    while lo < hi:              # twice at most: the ring may wrap
+        k = min(hi - lo, kept.cap - lo % kept.cap)
+        a, b = kept.data + lo % kept.cap, data + (lo - off)
+        if memcmp(a, b, k):
+            c.bytes += differences(a, b, k)
+            first = min(first, lo + first_difference(a, b, k))
+            end = lo + after_last_difference(a, b, k)
+        lo += k
+    if end == 0:
         return
-    i = <uint32_t>(lo % kept.cap)
-    for at in range(lo, hi):
-        if kept.data[i] != data[at - off]:
-            c.bytes += 1
-            first, last = min(first, at), at
-        i = i + 1 if i + 1 < kept.cap else 0
-    if first == hi:
-        return
-    count = <uint32_t>min(last + 1 - first, <uint64_t>sizeof(c.old_copy))
-    for i in range(count):
-        c.old_copy[i] = kept.data[(first + i) % kept.cap]
+    count = min(end - first, <uint64_t>sizeof(c.old_copy))
+    k = min(count, kept.cap - first % kept.cap)
+    memcpy(c.old_copy, kept.data + first % kept.cap, k)
+    memcpy(c.old_copy + k, kept.data, count - k)
     add_conflict(c, first, c.old_copy, data + (first - off), count)

@@ -5,46 +5,15 @@
 Offsets are 64-bit stream offsets; the caller converts sequence numbers. Nothing here knows flows or events.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from mos.tcp.overlap cimport conflicts_t, kept_t
-
-cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
-    seg_t   *next
-    uint64_t off
-    uint32_t len
-    uint8_t  doubtful
-
-cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
-    return <uint8_t *>s + sizeof(seg_t)
-
-cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
-    return s.off + s.len
-
-cdef struct budget_t:       # memory of all reassembly of one stack
-    uint64_t used
-    uint64_t peak
-    uint64_t cap
-    uint64_t refused        # segments that found it exhausted
+from mos.tcp.overlap cimport conflicts_t
+from mos.tcp.queue cimport budget_t, reasm_t
 
 cdef struct limits_t:       # per direction
     uint64_t bytes          # queued out of order
     uint32_t segs           # queued segments
     uint32_t doubt_bytes    # parked as doubtful
+    uint32_t doubts         # segments of them
     uint32_t keep           # delivered bytes retained for comparison, 0: none
-
-cdef struct reasm_t:
-    seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
-    seg_t   *tail
-    seg_t   *doubt          # parked: arrival order, may overlap
-    seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
-    uint64_t waiting_bytes
-    uint64_t bytes          # in the queue
-    uint64_t doubt_bytes
-    uint32_t segs
-    uint32_t doubts
-    uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
-    int64_t  hole_ns        # when the present hole appeared, 0: none
-    int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
-    kept_t   kept
 
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off
@@ -54,9 +23,10 @@ cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint8_t  doubtful
     uint8_t  is_new         # out of the segment at hand, not the queue
 
-cdef enum:
-    OVER_LIMIT = 1          # plan_t.over: the direction's own limits
-    OVER_BUDGET = 2         # the memory of all directions together
+cdef enum:                  # plan_t.over: which bound the segment would break
+    OVER_BYTES = 1          # the direction's bytes
+    OVER_SEGS = 2           # its segments
+    OVER_BUDGET = 3         # the memory of all directions together
 
 cdef struct plan_t:
     uint64_t next           # delivered offset before
@@ -65,6 +35,7 @@ cdef struct plan_t:
     uint32_t len
     const uint8_t *data
     uint32_t dup            # bytes of the whole segment that were delivered or queued before
+    uint32_t touched        # queued segments that it overlaps
     uint8_t  policy
     uint8_t  over           # OVER_*: it would not fit, commit refuses it
     uint8_t  doubtful
@@ -74,8 +45,6 @@ cdef struct plan_t:
     conflicts_t conflicts
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
-cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil
-cdef void seg_drop(budget_t *b, seg_t *s) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil
 cdef void plan_free(plan_t *p) noexcept nogil
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,

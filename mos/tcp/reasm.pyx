@@ -1,7 +1,11 @@
 """Reassembly of one direction (contract in reasm.pxd; RFC 9293 section 3.10.7.4, overlaps by mos.tcp.policies)."""
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
+from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
+from mos.tcp.queue cimport (
+    SWALLOW, budget_take, queue_floor, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
+    reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
 
@@ -11,43 +15,6 @@ cdef enum:
 cdef uint8_t[16 * RELATION_COUNT] new_wins
 for _i, _wins in enumerate(policies.table()):
     new_wins[_i] = _wins
-
-
-cdef seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
-    cdef size_t size = sizeof(seg_t) + n
-    cdef seg_t *s
-    if b.used + size > b.cap:
-        b.refused += 1
-        return NULL
-    s = <seg_t *>malloc(size)
-    if s == NULL:
-        b.refused += 1
-        return NULL
-    b.used += size
-    if b.used > b.peak:
-        b.peak = b.used
-    s.next = NULL
-    s.off, s.len, s.doubtful = off, n, doubtful
-    memcpy(seg_data(s), data, n)
-    return s
-
-
-cdef void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
-    b.used -= sizeof(seg_t) + s.len
-    free(s)
-
-
-cdef reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
-    if r[0] == NULL:
-        if b.used + sizeof(reasm_t) > b.cap:
-            b.refused += 1
-            return NULL
-        r[0] = <reasm_t *>calloc(1, sizeof(reasm_t))
-        if r[0] != NULL:
-            b.used += sizeof(reasm_t)
-            if b.used > b.peak:
-                b.peak = b.used
-    return r[0]
 
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil:
@@ -118,12 +85,14 @@ cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept
 
 cdef int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64_t fresh, uint64_t runs) noexcept nogil:
     """Which bound would `fresh` bytes in `runs` new queue segments break? OVER_*, 0: none."""
-    cdef uint64_t need = fresh + runs * sizeof(seg_t)
+    cdef uint64_t need = fresh + runs * seg_cost(15) + (queue_growth(r, runs) if r != NULL else sizeof(reasm_t))
     if runs == 0:
         return 0
-    if fresh > lim.bytes or (r != NULL and (r.bytes + fresh > lim.bytes or r.segs + runs > lim.segs)):
-        return OVER_LIMIT
-    return OVER_BUDGET if b.used + need + (sizeof(reasm_t) if r == NULL else 0) > b.cap else 0
+    if fresh > lim.bytes or (r != NULL and r.bytes + fresh > lim.bytes):
+        return OVER_BYTES
+    if r != NULL and r.segs + runs > lim.segs:
+        return OVER_SEGS
+    return OVER_BUDGET if b.used + need > b.cap else 0
 
 
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
@@ -133,7 +102,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     cdef uint64_t lo, hi, at
     cdef seg_t *s
     p.next = p.to = next
-    p.n = p.dup = p.conflicts.n = p.conflicts.bytes = 0
+    p.n = p.dup = p.touched = p.conflicts.n = p.conflicts.bytes = 0
     p.policy = policy
     p.over = p.doubtful = 0
     if off < next:
@@ -146,11 +115,16 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     if len == 0:
         return
     at = off
-    s = r.head if r != NULL else NULL
+    s = NULL
+    if r != NULL and r.tail != NULL and seg_end(r.tail) > off:
+        s = queue_floor(r, off)
+        if s == NULL:
+            s = r.head
     while s != NULL and s.off < off + len:
         lo = max(off, s.off)
         hi = min(off + len, seg_end(s))
         if lo < hi:
+            p.touched += 1
             held += <uint32_t>(hi - lo)
             runs += lo > at
             at = hi
@@ -161,7 +135,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     if off == next:
         plan_pieces(r, p, &new_wins[policy * RELATION_COUNT])
     else:
-        p.over = <uint8_t>excess(r, lim, b, len - held, runs)
+        p.over = <uint8_t>excess(r, lim, b, len - held, runs if p.touched <= SWALLOW or runs == 0 else 1)
 
 
 cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
@@ -169,27 +143,24 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
     cdef uint64_t lo = p.off, a = p.off, end = p.off + p.len, hi, old_end
     cdef const uint8_t *wins = &new_wins[p.policy * RELATION_COUNT]
     cdef seg_t *prev = NULL
-    cdef seg_t *s = r.head
+    cdef seg_t *s = NULL
     cdef seg_t *fresh
+    if p.touched > SWALLOW:
+        return queue_swallow(r, b, p.off, p.data, p.len, p.doubtful, wins)
     if r.tail != NULL and seg_end(r.tail) <= lo:
-        prev, s = r.tail, NULL
+        prev = r.tail
+    else:
+        s = queue_floor(r, lo)
+        if s == NULL:
+            s = r.head
     while lo < end:
         while s != NULL and seg_end(s) <= lo:
             prev, s = s, s.next
         if s == NULL or s.off > lo:
             hi = end if s == NULL else min(end, s.off)
             fresh = seg_new(b, lo, p.data + (lo - a), <uint32_t>(hi - lo), p.doubtful)
-            if fresh == NULL:
+            if fresh == NULL or queue_link(r, b, prev, fresh) < 0:
                 return -1
-            fresh.next = s
-            if prev == NULL:
-                r.head = fresh
-            else:
-                prev.next = fresh
-            if s == NULL:
-                r.tail = fresh
-            r.bytes += hi - lo
-            r.segs += 1
             prev = fresh
             lo = hi
         else:
@@ -204,26 +175,33 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
 
 cdef void drop_below(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
     """Free queued segments that end at or below `to` and parked ones likewise; `to` never cuts a queued one."""
-    cdef seg_t *s
-    cdef seg_t **at
     while r.head != NULL and seg_end(r.head) <= to:
-        s = r.head
-        r.head = s.next
-        r.bytes -= s.len
-        r.segs -= 1
-        seg_drop(b, s)
-    if r.head == NULL:
-        r.tail = NULL
-    at = &r.doubt
+        queue_leave(r, b, r.head)
+        queue_unlink(r, b, NULL, r.head)
+    if r.doubt != NULL and to > r.doubt_ends:
+        forget_doubts(r, b, to)
+
+
+cdef void forget_doubts(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
+    cdef seg_t *s
+    cdef seg_t **at = &r.doubt
+    r.doubt_tail, r.doubt_ends = NULL, <uint64_t>-1
     while at[0] != NULL:
         s = at[0]
         if seg_end(s) <= to:
-            at[0] = s.next
-            r.doubt_bytes -= s.len
-            r.doubts -= 1
-            seg_drop(b, s)
+            drop_doubt(r, b, at)
         else:
+            r.doubt_tail, r.doubt_ends = s, min(r.doubt_ends, seg_end(s) - 1)
             at = &s.next
+
+
+cdef void drop_doubt(reasm_t *r, budget_t *b, seg_t **at) noexcept nogil:
+    """Take the parked segment that `at` leads to out of the list; the caller sees to `doubt_tail`."""
+    cdef seg_t *s = at[0]
+    at[0] = s.next
+    r.doubt_bytes -= s.len
+    r.doubts -= 1
+    seg_drop(b, s)
 
 
 cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil:
@@ -251,7 +229,7 @@ cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil:
     """Fill `p` with what the queue alone can deliver at `next` (after an adoption or a skipped hole)."""
     p.next = p.to = p.off = next
-    p.len = p.n = p.dup = p.conflicts.n = p.conflicts.bytes = 0
+    p.len = p.n = p.dup = p.touched = p.conflicts.n = p.conflicts.bytes = 0
     p.over = p.doubtful = 0
     p.data = NULL
     plan_pieces(r, p, &new_wins[0])
@@ -261,27 +239,33 @@ cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off,
     """Keep a refused segment's bytes until the receiver's ACK tells. Too many: the oldest go. -1: no memory or too long."""
     cdef reasm_t *q = NULL
     cdef seg_t *s
-    cdef seg_t **at
     if 0 < len <= lim.doubt_bytes:
         q = reasm_open(r, b)
     if q == NULL:
         return -1
-    while q.doubt != NULL and q.doubt_bytes + len > lim.doubt_bytes:
-        s = q.doubt
-        q.doubt = s.next
-        q.doubt_bytes -= s.len
-        q.doubts -= 1
-        seg_drop(b, s)
+    while q.doubt != NULL and (q.doubt_bytes + len > lim.doubt_bytes or q.doubts >= lim.doubts):
+        drop_doubt(q, b, &q.doubt)
     s = seg_new(b, off, data, len, 1)
     if s == NULL:
         return -1
-    at = &q.doubt
-    while at[0] != NULL:
-        at = &at[0].next
-    at[0] = s
-    q.doubt_bytes += len
-    q.doubts += 1
+    park_behind(q, q.doubt_tail if q.doubt != NULL else NULL, s)
     return 0
+
+
+cdef void park_behind(reasm_t *q, seg_t *at, seg_t *s) noexcept nogil:
+    """Enter `s` among the parked, behind `at` (NULL: as the first)."""
+    if q.doubt == NULL:
+        q.doubt_ends = <uint64_t>-1
+    s.next = at.next if at != NULL else q.doubt
+    if at != NULL:
+        at.next = s
+    else:
+        q.doubt = s
+    if s.next == NULL:
+        q.doubt_tail = s
+    q.doubt_ends = min(q.doubt_ends, seg_end(s) - 1)
+    q.doubt_bytes += s.len
+    q.doubts += 1
 
 
 cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil:
@@ -295,21 +279,39 @@ cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil:
 
 
 cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil:
-    """Queue the parked bytes within [lo, hi) that nothing queued covers: the receiver has acknowledged them."""
-    cdef seg_t *s = r.doubt
+    """Queue the parked bytes within [lo, hi) that nothing queued covers: the receiver has acknowledged them.
+
+    They are parked no longer, so that each byte is taken up once, however often it is acknowledged.
+    """
+    cdef seg_t **at = &r.doubt
+    cdef seg_t *kept = NULL
+    cdef seg_t *s
+    cdef seg_t *rest
     cdef plan_t p
     cdef uint64_t a, e
     cdef int taken = 0
     lo = max(lo, next)
-    while s != NULL:
-        a = max(s.off, lo)
-        e = min(seg_end(s), hi)
+    p.policy, p.doubtful, p.touched = 0, 1, 0
+    while at[0] != NULL:
+        s = at[0]
+        a, e = max(s.off, lo), min(seg_end(s), hi)
         if a < e:
             p.off, p.len, p.data = a, <uint32_t>(e - a), seg_data(s) + (a - s.off)
-            p.policy, p.doubtful = 0, 1
-            if insert(r, &p, b) == 0:
-                taken += 1
-        s = s.next
+        if a >= e or insert(r, &p, b) < 0:
+            kept, at = s, &s.next
+            continue
+        taken += 1
+        rest = seg_new(b, e, seg_data(s) + (e - s.off), <uint32_t>(seg_end(s) - e), 1) if e < seg_end(s) else NULL
+        if rest != NULL:
+            park_behind(r, s, rest)
+        if s.off < a and next < a:
+            r.doubt_bytes -= s.len - (a - s.off)
+            seg_curtail(b, s, <uint32_t>(a - s.off))
+            r.doubt_ends = min(r.doubt_ends, a - 1)
+            kept, at = s, &s.next
+        else:
+            drop_doubt(r, b, at)
+    r.doubt_tail = kept
     return taken
 
 
@@ -332,7 +334,7 @@ cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t
         q.kept.data = <uint8_t *>malloc(lim.keep)
         if q.kept.data == NULL:
             return -1
-        b.used += lim.keep
+        budget_take(b, lim.keep)
         q.kept.cap = lim.keep
     if q.kept.len and q.kept.to != end - len:
         q.kept.len = 0
@@ -375,29 +377,31 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     if r[0].kept.data != NULL:
         b.used -= r[0].kept.cap
         free(r[0].kept.data)
-    b.used -= sizeof(reasm_t)
+    b.used -= sizeof(reasm_t) + r[0].index.bytes
+    index_free(&r[0].index)
     free(r[0])
     r[0] = NULL
 
 
 cdef bint reasm_invariants(const reasm_t *r, uint64_t next) noexcept nogil:
-    """Queue sorted, disjoint, above `next`; counts true. For tests and debug builds."""
+    """Queue sorted, disjoint, above `next`, all of it in the index; counts true. For tests and debug builds."""
     cdef seg_t *s
     cdef seg_t *last = NULL
-    cdef uint64_t total = 0, at = next
+    cdef uint64_t total = 0
     cdef uint32_t n = 0
     if r == NULL:
         return True
-    s = r.head
+    if not queue_invariants(r, next):
+        return False
+    s = r.doubt
     while s != NULL:
-        if s.len == 0 or s.off < at or (n == 0 and s.off <= next):
+        if s.len == 0 or seg_end(s) <= r.doubt_ends:
             return False
-        at = seg_end(s)
         total += s.len
         n += 1
         last = s
         s = s.next
-    return total == r.bytes and n == r.segs and last == r.tail
+    return total == r.doubt_bytes and n == r.doubts and (n == 0 or last == r.doubt_tail)
 
 
 cdef class Reassembler:
@@ -413,7 +417,7 @@ cdef class Reassembler:
         plan_init(&self.p)
         self.lim.bytes = limit
         self.lim.segs = segments
-        self.lim.doubt_bytes = 65536
+        self.lim.doubt_bytes, self.lim.doubts = 65536, 64
         self.lim.keep = keep
         self.b.cap = budget
         self.policy = policies.index(policy)

@@ -9,7 +9,7 @@ from mos.flow.flow cimport (
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
-from mos.tcp.reasm cimport reasm_t, seg_t
+from mos.tcp.queue cimport reasm_t, seg_t
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
 from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 

@@ -1,0 +1,135 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""A sorted index of objects by offset: short leaves under one array, so that a search touches a few lines of memory.
+
+Without it whoever sends every second byte of a stream, in any order, makes each further segment walk through all the others.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memmove
+
+cdef enum:
+    LEAF = 32               # entries of 16 bytes: a search reads two or three cache lines of a leaf, an insertion moves half
+
+cdef struct leaf_t:
+    uint64_t off[LEAF]      # ascending
+    void    *at[LEAF]
+    uint32_t n
+
+cdef struct index_t:
+    leaf_t  **leaves
+    uint64_t *first         # off[0] of each leaf
+    uint32_t n              # leaves
+    uint32_t room
+    uint64_t bytes          # taken from malloc
+
+cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
+    """The leaf where `off` is or belongs; there is at least one."""
+    cdef uint32_t lo = 0, hi = x.n, mid
+    while hi - lo > 1:
+        mid = (lo + hi) >> 1
+        if x.first[mid] <= off:
+            lo = mid
+        else:
+            hi = mid
+    return lo
+
+cdef inline uint32_t upto(const leaf_t *l, uint64_t off) noexcept nogil:
+    """How many entries of the leaf lie at or below `off`."""
+    cdef uint32_t lo = 0, hi = l.n, mid
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        if l.off[mid] <= off:
+            lo = mid + 1
+        else:
+            hi = mid
+    return lo
+
+cdef inline void *index_floor(const index_t *x, uint64_t off) noexcept nogil:
+    """The object with the greatest offset at or below `off`; NULL: there is none."""
+    cdef const leaf_t *l
+    cdef uint32_t k
+    if x.n == 0:
+        return NULL
+    l = x.leaves[leaf_for(x, off)]
+    k = upto(l, off)
+    return l.at[k - 1] if k else NULL
+
+cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
+    """An empty leaf at `place`. NULL: out of memory."""
+    cdef uint32_t room = 2 * x.room if x.room else 4
+    cdef leaf_t *l = <leaf_t *>malloc(sizeof(leaf_t))
+    cdef void *p
+    if l == NULL:
+        return NULL
+    if x.n == x.room:
+        p = realloc(x.leaves, room * sizeof(leaf_t *))
+        if p != NULL:
+            x.leaves = <leaf_t **>p
+            p = realloc(x.first, room * sizeof(uint64_t))
+        if p == NULL:
+            free(l)
+            return NULL
+        x.first = <uint64_t *>p
+        x.bytes += <uint64_t>(room - x.room) * (sizeof(leaf_t *) + sizeof(uint64_t))
+        x.room = room
+    memmove(x.leaves + place + 1, x.leaves + place, (x.n - place) * sizeof(leaf_t *))
+    memmove(x.first + place + 1, x.first + place, (x.n - place) * sizeof(uint64_t))
+    l.n = 0
+    x.leaves[place] = l
+    x.n += 1
+    x.bytes += sizeof(leaf_t)
+    return l
+
+cdef inline int index_add(index_t *x, uint64_t off, void *at) noexcept nogil:
+    """Enter an object whose offset is not there yet. -1: out of memory."""
+    cdef uint32_t i = leaf_for(x, off) if x.n else 0, k, half
+    cdef leaf_t *l = x.leaves[i] if x.n else leaf_new(x, 0)
+    cdef leaf_t *more
+    if l == NULL:
+        return -1
+    k = upto(l, off)
+    if l.n == LEAF:
+        half = LEAF if k == LEAF and i + 1 == x.n else LEAF // 2    # upwards, as streams go, leaves stay full
+        more = leaf_new(x, i + 1)
+        if more == NULL:
+            return -1
+        memmove(&more.off[0], &l.off[half], (LEAF - half) * sizeof(uint64_t))
+        memmove(&more.at[0], &l.at[half], (LEAF - half) * sizeof(void *))
+        more.n, l.n = LEAF - half, half
+        x.first[i + 1] = more.off[0]
+        if k >= half:
+            l, k, i = more, k - half, i + 1
+    memmove(&l.off[k + 1], &l.off[k], (l.n - k) * sizeof(uint64_t))
+    memmove(&l.at[k + 1], &l.at[k], (l.n - k) * sizeof(void *))
+    l.off[k], l.at[k] = off, at
+    l.n += 1
+    x.first[i] = l.off[0]
+    return 0
+
+cdef inline void index_remove(index_t *x, uint64_t off) noexcept nogil:
+    """Take out the object at `off`, which is there."""
+    cdef uint32_t i = leaf_for(x, off), k
+    cdef leaf_t *l = x.leaves[i]
+    k = upto(l, off)
+    l.n -= 1
+    memmove(&l.off[k - 1], &l.off[k], (l.n - k + 1) * sizeof(uint64_t))
+    memmove(&l.at[k - 1], &l.at[k], (l.n - k + 1) * sizeof(void *))
+    if l.n:
+        x.first[i] = l.off[0]
+        return
+    free(l)
+    x.n -= 1
+    x.bytes -= sizeof(leaf_t)
+    memmove(x.leaves + i, x.leaves + i + 1, (x.n - i) * sizeof(leaf_t *))
+    memmove(x.first + i, x.first + i + 1, (x.n - i) * sizeof(uint64_t))
+
+cdef inline void index_free(index_t *x) noexcept nogil:
+    """Forget all entries and their memory."""
+    cdef uint32_t i
+    for i in range(x.n):
+        free(x.leaves[i])
+    free(x.leaves)
+    free(x.first)
+    x.leaves, x.first = NULL, NULL
+    x.n = x.room = 0
+    x.bytes = 0

@@ -1,0 +1,236 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""What one direction holds: segments queued out of order, in a list with an index over it, and those that wait for a word.
+
+The memory of all directions of a stack is counted in one `budget_t`, with what malloc rounds up: single bytes cost 48.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove
+from mos.tcp.index cimport index_add, index_floor, index_free, index_remove, index_t, leaf_t
+from mos.tcp.overlap cimport kept_t, relation
+
+cdef enum:
+    INDEX_FROM = 8          # queued segments: fewer are walked through as fast as found
+    SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
+
+cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
+    seg_t   *next
+    uint64_t off
+    uint32_t len
+    uint8_t  doubtful
+
+cdef struct budget_t:       # memory of all reassembly of one stack
+    uint64_t used
+    uint64_t peak
+    uint64_t cap
+    uint64_t refused        # segments that found it exhausted
+
+cdef struct reasm_t:
+    seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
+    seg_t   *tail
+    seg_t   *doubt          # parked: arrival order, may overlap
+    seg_t   *doubt_tail
+    seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
+    seg_t   *waiting_tail
+    uint64_t waiting_bytes
+    uint64_t bytes          # in the queue
+    uint64_t doubt_bytes
+    uint32_t waits
+    uint32_t segs
+    uint32_t doubts
+    uint64_t doubt_ends     # no parked segment ends at or below it
+    uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
+    int64_t  hole_ns        # when the present hole appeared, 0: none
+    int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
+    kept_t   kept
+    index_t  index          # of the queue, once it has INDEX_FROM segments
+
+cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
+    return <uint8_t *>s + sizeof(seg_t)
+
+cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
+    return s.off + s.len
+
+cdef inline uint64_t seg_cost(uint64_t n) noexcept nogil:
+    """Bytes that malloc takes for a segment of n."""
+    return (sizeof(seg_t) + n + 8 + 15) & ~<uint64_t>15
+
+cdef inline void budget_take(budget_t *b, uint64_t n) noexcept nogil:
+    b.used += n
+    if b.used > b.peak:
+        b.peak = b.used
+
+cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful) noexcept nogil:
+    """A copy of n bytes, or zeros if `data` is NULL. NULL: no memory, which is counted."""
+    cdef uint64_t size = seg_cost(n)
+    cdef seg_t *s = NULL
+    if b.used + size <= b.cap:
+        s = <seg_t *>malloc(sizeof(seg_t) + n)
+    if s == NULL:
+        b.refused += 1
+        return NULL
+    budget_take(b, size)
+    s.next = NULL
+    s.off, s.len, s.doubtful = off, n, doubtful
+    if data != NULL:
+        memcpy(seg_data(s), data, n)
+    return s
+
+cdef inline void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
+    b.used -= seg_cost(s.len)
+    free(s)
+
+cdef inline void seg_curtail(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
+    """Leave its first n bytes only."""
+    b.used -= seg_cost(s.len) - seg_cost(n)
+    s.len = n
+
+cdef inline void seg_behead(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
+    """Take the first n bytes off; some must be left."""
+    b.used -= seg_cost(s.len) - seg_cost(s.len - n)
+    memmove(seg_data(s), seg_data(s) + n, s.len - n)
+    s.off += n
+    s.len -= n
+
+cdef inline reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
+    """The direction's record, made if there is none. NULL: no memory, which is counted."""
+    if r[0] == NULL:
+        if b.used + sizeof(reasm_t) > b.cap:
+            b.refused += 1
+            return NULL
+        r[0] = <reasm_t *>calloc(1, sizeof(reasm_t))
+        if r[0] != NULL:
+            budget_take(b, sizeof(reasm_t))
+    return r[0]
+
+cdef inline uint64_t queue_growth(const reasm_t *r, uint64_t more) noexcept nogil:
+    """The most that the index can grow by when `more` segments come."""
+    return 0 if r.segs + more < INDEX_FROM else (1 + more) * sizeof(leaf_t) + (r.index.n + more + 4) * 32
+
+cdef inline seg_t *queue_floor(const reasm_t *r, uint64_t off) noexcept nogil:
+    """A queued segment that begins at or below `off`, the last one if there is an index; NULL: begin with the head."""
+    return <seg_t *>index_floor(&r.index, off) if r.index.n else NULL
+
+cdef inline seg_t *queue_before(const reasm_t *r, uint64_t off) noexcept nogil:
+    """The last queued segment that begins below `off`."""
+    cdef seg_t *s = r.head
+    cdef seg_t *found = NULL
+    if r.index.n:
+        return <seg_t *>index_floor(&r.index, off - 1) if off else NULL
+    while s != NULL and s.off < off:
+        found, s = s, s.next
+    return found
+
+cdef inline void queue_index(reasm_t *r, budget_t *b, uint64_t before) noexcept nogil:
+    """The index has changed from `before` bytes to what it has now."""
+    b.used -= before
+    budget_take(b, r.index.bytes)
+
+cdef inline int queue_enter(reasm_t *r, budget_t *b, seg_t *s) noexcept nogil:
+    """Enter `s`, which is in the list, into the index; build it when it is due. -1: out of memory."""
+    cdef uint64_t before = r.index.bytes
+    cdef int rc = 0
+    if r.index.n:
+        rc = index_add(&r.index, s.off, s)
+    elif r.segs >= INDEX_FROM:
+        s = r.head
+        while s != NULL and rc == 0:
+            rc = index_add(&r.index, s.off, s)
+            s = s.next
+        if rc:
+            index_free(&r.index)
+            rc = 0                      # slower, but right
+    queue_index(r, b, before)
+    return rc
+
+cdef inline void queue_leave(reasm_t *r, budget_t *b, const seg_t *s) noexcept nogil:
+    """Take `s` out of the index."""
+    cdef uint64_t before = r.index.bytes
+    if r.index.n:
+        index_remove(&r.index, s.off)
+        if r.index.n == 0:
+            index_free(&r.index)
+        queue_index(r, b, before)
+
+cdef inline void queue_unlink(reasm_t *r, budget_t *b, seg_t *prev, seg_t *s) noexcept nogil:
+    """Free `s`, which stands behind `prev` and is in no index any more."""
+    if prev == NULL:
+        r.head = s.next
+    else:
+        prev.next = s.next
+    if r.tail == s:
+        r.tail = prev
+    r.bytes -= s.len
+    r.segs -= 1
+    seg_drop(b, s)
+
+cdef inline int queue_link(reasm_t *r, budget_t *b, seg_t *prev, seg_t *s) noexcept nogil:
+    """Put `s` behind `prev` (NULL: first). -1: out of memory, and `s` is gone."""
+    s.next = r.head if prev == NULL else prev.next
+    if prev == NULL:
+        r.head = s
+    else:
+        prev.next = s
+    if s.next == NULL:
+        r.tail = s
+    r.bytes += s.len
+    r.segs += 1
+    if queue_enter(r, b, s) == 0:
+        return 0
+    queue_unlink(r, b, prev, s)
+    b.refused += 1
+    return -1
+
+cdef inline int queue_swallow(reasm_t *r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, uint8_t doubtful,
+                              const uint8_t *wins) noexcept nogil:
+    """[off, off + len) and all queued segments that it touches become one, each byte its winner's. -1: no memory.
+
+    Otherwise whoever queues single bytes and then covers them again and again makes each cover walk through all of them.
+    """
+    cdef uint64_t end = off + len, lo = off, hi = end, a, z
+    cdef seg_t *prev = queue_before(r, off + 1)
+    cdef seg_t *one
+    cdef seg_t *s
+    if prev != NULL and seg_end(prev) > off:        # it reaches into the segment: the one before it is wanted
+        lo = prev.off
+        prev = queue_before(r, lo)
+    s = r.head if prev == NULL else prev.next
+    while s != NULL and s.off < end:
+        hi = max(hi, seg_end(s))
+        s = s.next
+    one = seg_new(b, lo, NULL, <uint32_t>(hi - lo), doubtful)
+    if one == NULL:
+        return -1
+    memcpy(seg_data(one) + (off - lo), data, len)
+    s = r.head if prev == NULL else prev.next
+    while s != NULL and s.off < end:
+        a, z = s.off, seg_end(s)
+        if wins[relation(off, end, a, z)]:
+            if a < off:
+                memcpy(seg_data(one), seg_data(s), off - a)
+            if z > end:
+                memcpy(seg_data(one) + (end - lo), seg_data(s) + (end - a), z - end)
+        else:
+            memcpy(seg_data(one) + (a - lo), seg_data(s), s.len)
+        one.doubtful |= s.doubtful
+        queue_leave(r, b, s)
+        queue_unlink(r, b, prev, s)
+        s = r.head if prev == NULL else prev.next
+    return queue_link(r, b, prev, one)
+
+cdef inline bint queue_invariants(const reasm_t *r, uint64_t next) noexcept nogil:
+    cdef const seg_t *s = r.head
+    cdef const seg_t *last = NULL
+    cdef uint64_t total = 0, at = next
+    cdef uint32_t n = 0, entries = 0, i
+    while s != NULL:
+        if s.len == 0 or s.off < at or (n == 0 and s.off <= next) or (r.index.n and index_floor(&r.index, s.off) != s):
+            return False
+        at = seg_end(s)
+        total += s.len
+        n += 1
+        last = s
+        s = s.next
+    for i in range(r.index.n):
+        entries += r.index.leaves[i].n
+    return total == r.bytes and n == r.segs and last == r.tail and (entries == n or r.index.n == 0)

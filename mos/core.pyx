@@ -8,7 +8,7 @@ from mos.events.bus cimport MOS_DROP_FLOW
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
-from mos.flow.table cimport table_alias, table_find, table_first, table_next
+from mos.flow.table cimport table_alias, table_by_age, table_find
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
@@ -238,11 +238,15 @@ cdef class Core:
 
     def live_flows(self):
         """A `Flow` for each flow in the table, the one idle for longest first."""
-        cdef flow_t *f = table_first(self.table)
+        cdef flow_t **all = table_by_age(self.table)
+        cdef size_t i = 0
+        if all == NULL:
+            raise MemoryError("no memory for a list of all flows")
         found = []
-        while f != NULL:
-            found.append(flow_view(f, self))
-            f = table_next(self.table, f)
+        while all[i] != NULL:
+            found.append(flow_view(all[i], self))
+            i += 1
+        free(all)
         return found
 
     @property

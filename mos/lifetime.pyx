@@ -1,28 +1,100 @@
-"""How flows end: by their packets, by silence, by pressure, at shutdown. And the timers that handlers set."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+"""How flows begin and how they end: by their packets, by silence, by pressure, at shutdown. And the timers that handlers set."""
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from mos.core cimport RST_SILENCE_S, Core, user_timer_t
+from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
 from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil
-from mos.events.kinds cimport KIND_FLOW_END, KIND_TIMER
+from mos.events.kinds cimport (
+    CAP_FLOWS, KIND_CAP_REACHED, KIND_FLOW_END, KIND_ORPHAN, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA,
+    KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, flow_t)
-from mos.flow.table cimport table_remove
+    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t)
+from mos.flow.table cimport table_create_hashed, table_remove, table_victim
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
-from mos.net.packet cimport IPPROTO_TCP
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN, pkt_t
 from mos.segment cimport arm, drain, flush, tell
-from mos.state.blocks cimport slots_close, undo_begin
+from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
-from mos.tcp.track cimport scene_t, track_time_out
+from mos.tcp.track cimport scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_t
 
 cdef enum:
+    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
     CATCH_UP = 1024     # ticks of a periodic timer that a silence holds back; of more the oldest are left out
+
+
+cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
+    """A new flow for `p`, or NULL: it starts none (an Orphan is raised) or a handler raised while one was evicted."""
+    cdef flow_t *f
+    cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
+    cdef int client_hi = p.from_hi
+    if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
+        if k.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
+            orphan(k, p, ORPHAN_NO_SYN)
+            return NULL
+        midstream = 1
+        if p.tcp_flags & TCP_SYN or p.sport < p.dport:
+            client_hi = 1 - client_hi
+    f = table_create_hashed(k.table, &p.key, p.hash, embryonic)
+    if f == NULL:
+        if make_room(k, p) < 0:
+            return NULL
+        f = table_create_hashed(k.table, &p.key, p.hash, embryonic)
+        if f == NULL:
+            orphan(k, p, ORPHAN_TABLE_FULL)
+            return NULL
+    f.client_hi = <uint8_t>client_hi
+    f.proto = p.proto
+    f.policy = k.policies_for(f)
+    f.set_id = 0
+    f.mask = k.bus.sets[0].mask
+    f.first_ns = f.last_ns = k.now
+    if slots_open(k.layout, f) < 0:
+        table_remove(k.table, f)
+        orphan(k, p, ORPHAN_TABLE_FULL)
+        return NULL
+    if midstream:
+        f.flags |= FLOW_MIDSTREAM
+        if k.pickup == PICKUP_STATE:
+            f.mask &= ~<uint64_t>WANTS_BYTES
+    if p.proto == IPPROTO_TCP:
+        track_open(f, p, midstream)
+    arm(k, f)
+    return f
+
+
+cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
+    """The table is full: end a flow by the policy, or none. Never in silence."""
+    cdef flow_t *victim = table_victim(k.table, 0)
+    cdef flow_t *other = NULL
+    cdef event_t *e
+    if victim == NULL or k.full_policy == FULL_LRU:
+        other = table_victim(k.table, 1)
+    if victim == NULL or (other != NULL and other.last_ns < victim.last_ns):
+        victim = other
+    e = ring_add(&k.ring, k.bus.any_mask, KIND_CAP_REACHED, NULL, p, k.now, 0, 1)
+    if e != NULL:
+        e.cause = CAP_FLOWS
+    if drain(k) < 0:
+        return -1
+    if victim == NULL or k.full_policy == FULL_REFUSE:
+        return 0
+    return end_flow(k, victim, END_EVICTED)
+
+
+cdef int orphan(Core k, const pkt_t *p, int cause) noexcept nogil:
+    cdef event_t *e
+    k.n.orphans[cause] += 1
+    ring_add(&k.ring, k.bus.any_mask, KIND_PACKET_IN, NULL, p, k.now, 0, 1)
+    e = ring_add(&k.ring, k.bus.any_mask, KIND_ORPHAN, NULL, p, k.now, 0, 1)
+    if e != NULL:
+        e.cause = <uint8_t>cause
+    return drain(k)
 
 
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:

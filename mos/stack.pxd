@@ -9,6 +9,7 @@ from mos.core cimport Core
 
 cdef class Stack(Core):
     cdef int loop(self, Source source) noexcept nogil
+    cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil
     cdef bint exact             # each packet in a malloc of its own, for AddressSanitizer: a buffer of many hides overruns
     cdef int packet(self, pkt_t *p) noexcept nogil
     cdef int exact_packet(self, pkt_t *p) noexcept nogil
@@ -19,9 +20,6 @@ cdef class Stack(Core):
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
-    cdef flow_t *admit(self, const pkt_t *p) noexcept nogil
-    cdef int make_room(self, const pkt_t *p) noexcept nogil
-    cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil
     cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil

@@ -12,26 +12,25 @@ from libc.string cimport memcpy, memset
 from mos.events.bus cimport (
     MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil)
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_BAD_CHECKSUM, KIND_CAP_REACHED, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_OVERLAP_CONFLICT,
-    KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, ORPHAN_NO_SYN, ORPHAN_STOPPED, ORPHAN_TABLE_FULL)
+    KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER,
-    alias_t, flow_side)
-from mos.flow.table cimport NIL, table_at, table_create, table_find, table_first, table_remove, table_touch, table_victim
+    CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_side)
+from mos.flow.table cimport (
+    table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.flow.wheel cimport wheel_due
 from mos.net.bpf cimport bpf_run, bpf_t
-from mos.net.decode cimport decode
+from mos.net.decode cimport decode, decode_ahead
 from mos.net.packet cimport (
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_ACK, TCP_RST, TCP_SYN)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
-from mos.core cimport DROPPED_PROGRAM, FULL_LRU, FULL_REFUSE, NOBODY, OUT_CAP, PICKUP_OFF, PICKUP_STATE, Core
+from mos.core cimport DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
 from mos.leave cimport LEAVE_ON, leave, leave_resets
-from mos.lifetime cimport end_flow, expire, release, start_timers
+from mos.lifetime cimport admit, end_flow, expire, release, start_timers
 from mos.segment cimport (
-    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, arm, drain, segment, tell)
-from mos.state.blocks cimport slots_commit, slots_open, undo_begin
-from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t, track_open
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
+from mos.state.blocks cimport slots_commit, undo_begin
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
 from mos.tcp.trouble cimport trouble_t
 
 import os
@@ -45,8 +44,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     BATCH = 64              # the GIL is taken once per batch at most; 64 frames' headers fit the L1 cache
+    NEAR = 8                # a flow is fetched so many packets ahead: some 500 ns, several memory latencies
     TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets: some 10 ms
-    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
 
 
 @cython.final
@@ -76,7 +75,10 @@ cdef class Stack(Core):
             n = source.recv_batch(batch, BATCH)
             if n <= 0:
                 return n
+            self.look_ahead(batch, n)
             for i in range(n):
+                if i + NEAR < n and batch[i + NEAR].ahead:
+                    table_prefetch_flow(self.table, batch[i + NEAR].hash)
                 if self.packet(&batch[i]) < 0:
                     return -2
                 if self.stop or self.n.packets_in == self.until:
@@ -89,6 +91,19 @@ cdef class Stack(Core):
             bus_drop_gil(self.bus)
         return 0
 
+    cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil:
+        """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed."""
+        cdef int i
+        if self.exact or self.selection is not None:
+            return
+        if self.until and self.until - self.n.packets_in < <uint64_t>n:
+            n = <int>(self.until - self.n.packets_in)
+        decode_ahead(self.dec, batch, n)
+        for i in range(n):
+            if batch[i].ahead:
+                batch[i].hash = table_hash(self.table, &batch[i].key)
+                table_prefetch(self.table, batch[i].hash)
+
     def run_batch(self, Source source):
         """One batch, for callers that look at events in between; number of packets, 0 at the end. Raises like `run`."""
         cdef pkt_t batch[BATCH]
@@ -96,6 +111,7 @@ cdef class Stack(Core):
         self.outside()
         memset(batch, 0, sizeof(batch))
         n = source.recv_batch(batch, BATCH)
+        self.look_ahead(batch, n)
         self.bus.holding = 1
         for i in range(n):
             if self.packet(&batch[i]) < 0:
@@ -124,15 +140,18 @@ cdef class Stack(Core):
         return self.n.forwarded > before
 
     def finish_all(self):
-        """End every flow, oldest first, as at the end of a run. Raises like `run`."""
-        cdef flow_t *f
+        """End every flow, the one idle for longest first, as at the end of a run. Raises like `run`."""
+        cdef flow_t **all
+        cdef size_t i = 0
         self.outside()
         self.bus.holding = 1
-        while not self.bus.failed:
-            f = table_first(self.table)
-            if f == NULL:
-                break
-            end_flow(self, f, END_SHUTDOWN)
+        all = table_by_age(self.table)
+        if all == NULL:
+            raise MemoryError("no memory to put the flows in order")
+        while not self.bus.failed and all[i] != NULL:
+            end_flow(self, all[i], END_SHUTDOWN)
+            i += 1
+        free(all)
         if self.bus.failed:
             raise self.bus.error
 
@@ -180,7 +199,9 @@ cdef class Stack(Core):
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
         self.fresh = self.committed = 0
-        if decode(self.dec, p) == PKT_FLOW:
+        if p.ahead or decode(self.dec, p) == PKT_FLOW:
+            if not p.ahead:
+                p.hash = table_hash(self.table, &p.key)
             return self.flow_packet(p, 0)
         self.n.other += 1
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
@@ -225,14 +246,14 @@ cdef class Stack(Core):
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
         """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""
         cdef const alias_t *via = NULL
-        cdef flow_t *f = table_find(self.table, &p.key, &via)
+        cdef flow_t *f = table_find_hashed(self.table, &p.key, p.hash, &via)
         cdef int s, way
         cdef event_t *e
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
             return self.bad_checksum(p, f, s)
         if f == NULL:
-            f = self.admit(p)
+            f = admit(self, p)
             if f == NULL:
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
             fresh = FRESH_OPENS
@@ -243,7 +264,8 @@ cdef class Stack(Core):
         f.last_ns = self.leap if self.leap and p.ts == self.leap else self.now
         self.n.tracked += 1
         undo_begin(self.undo, f)
-        table_touch(self.table, f)
+        if not fresh:
+            table_touch(f)
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
             return self.drop_on(p, f, s, 1)
         e = ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
@@ -290,72 +312,6 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, f, s)
-
-    cdef flow_t *admit(self, const pkt_t *p) noexcept nogil:
-        """A new flow for `p`, or NULL: it starts none (an Orphan is raised) or a handler raised while one was evicted."""
-        cdef flow_t *f
-        cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
-        cdef int client_hi = p.from_hi
-        if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
-            if self.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
-                self.orphan(p, ORPHAN_NO_SYN)
-                return NULL
-            midstream = 1
-            if p.tcp_flags & TCP_SYN or p.sport < p.dport:
-                client_hi = 1 - client_hi
-        f = table_create(self.table, &p.key, embryonic)
-        if f == NULL:
-            if self.make_room(p) < 0:
-                return NULL
-            f = table_create(self.table, &p.key, embryonic)
-            if f == NULL:
-                self.orphan(p, ORPHAN_TABLE_FULL)
-                return NULL
-        f.client_hi = <uint8_t>client_hi
-        f.proto = p.proto
-        f.policy = self.policies_for(f)
-        f.set_id = 0
-        f.mask = self.bus.sets[0].mask
-        f.first_ns = f.last_ns = self.now
-        if slots_open(self.layout, f) < 0:
-            table_remove(self.table, f)
-            self.orphan(p, ORPHAN_TABLE_FULL)
-            return NULL
-        if midstream:
-            f.flags |= FLOW_MIDSTREAM
-            if self.pickup == PICKUP_STATE:
-                f.mask &= ~<uint64_t>WANTS_BYTES
-        if p.proto == IPPROTO_TCP:
-            track_open(f, p, midstream)
-        arm(self, f)
-        return f
-
-    cdef int make_room(self, const pkt_t *p) noexcept nogil:
-        """The table is full: end a flow by the policy, or none. Never in silence."""
-        cdef flow_t *victim = table_victim(self.table)
-        cdef flow_t *other
-        cdef event_t *e
-        if self.full_policy == FULL_LRU and victim != NULL and self.table.oldest[1] != NIL:
-            other = table_at(self.table, self.table.oldest[1])
-            if other.last_ns < victim.last_ns:
-                victim = other
-        e = ring_add(&self.ring, self.bus.any_mask, KIND_CAP_REACHED, NULL, p, self.now, 0, 1)
-        if e != NULL:
-            e.cause = CAP_FLOWS
-        if drain(self) < 0:
-            return -1
-        if victim == NULL or self.full_policy == FULL_REFUSE:
-            return 0
-        return end_flow(self, victim, END_EVICTED)
-
-    cdef int orphan(self, const pkt_t *p, int cause) noexcept nogil:
-        cdef event_t *e
-        self.n.orphans[cause] += 1
-        ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
-        e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, NULL, p, self.now, 0, 1)
-        if e != NULL:
-            e.cause = <uint8_t>cause
-        return drain(self)
 
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
         """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
@@ -406,7 +362,7 @@ cdef class Stack(Core):
             return -1
         if not answers_other:
             return self.flow_packet(p, 0)
-        g = self.admit(p)
+        g = admit(self, p)
         if g == NULL:
             return -1 if self.bus.failed else self.finish(p, NULL, 0)
         g.client_hi = 1 - p.from_hi

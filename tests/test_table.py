@@ -18,11 +18,11 @@ def key(n):
 
 
 class Model(RuleBasedStateMachine):
-    """embryonic and rest map a flow's own key to its id, oldest first; names maps it to {position: alias}."""
+    """embryonic and rest map a flow's own key to its id, as queued; names maps it to {position: alias}; used: had a packet."""
 
     def __init__(self):
         super().__init__()
-        self.embryonic, self.rest, self.names, self.created = OrderedDict(), OrderedDict(), {}, 0
+        self.embryonic, self.rest, self.names, self.created, self.used = OrderedDict(), OrderedDict(), {}, 0, set()
 
     @initialize(bits=st.sampled_from([0, 1, 3, 64]), secret=st.binary(min_size=16, max_size=16))
     def start(self, bits, secret):
@@ -61,13 +61,24 @@ class Model(RuleBasedStateMachine):
         self.table._do(op, key(k))
         side = self.embryonic if own in self.embryonic else self.rest
         if op == "touch":
-            side.move_to_end(own)
+            self.used.add(own)
             return
         flow = side.pop(own)
+        self.used.discard(own)
         if op == "promote":
             self.rest[own] = flow
         else:
             del self.names[own]
+
+    @rule(which=st.integers(0, 1))
+    def victim(self, which):
+        """The first that was not used since it was queued; those before it go to the end."""
+        side = (self.embryonic, self.rest)[which]
+        while side and next(iter(side)) in self.used:
+            own = next(iter(side))
+            self.used.discard(own)
+            side.move_to_end(own)
+        assert self.table._victim(which) == (next(iter(side.values())) if side else None)
 
     @rule(k=st.integers(0, 15), further=st.integers(0, 15), position=st.integers(0, 5))
     def alias(self, k, further, position):

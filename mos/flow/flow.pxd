@@ -91,6 +91,7 @@ cdef struct flow_t:
     uint8_t  dirty          # slots were written since the packet began
     uint8_t  hist_len
     uint8_t  spare
+    uint8_t  used           # table: had a packet since it was queued for eviction
     uint32_t version        # of the slots: counts committed changes
     char     hist[HIST_LEN]
     timer_node_t timer      # idle timer

@@ -2,7 +2,7 @@
 import os
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
 from mos.flow.flow cimport FLOW_EMBRYONIC, alias_t, flow_t
 from mos.flow.key cimport key_equal
@@ -234,6 +234,28 @@ cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil:
     return 0
 
 
+cdef int older(const void *a, const void *b) noexcept nogil:
+    cdef const flow_t *f = (<flow_t **>a)[0]
+    cdef const flow_t *g = (<flow_t **>b)[0]
+    return (f.last_ns > g.last_ns) - (f.last_ns < g.last_ns) or (f.id > g.id) - (f.id < g.id)
+
+
+cdef flow_t **table_by_age(table_t *t) noexcept nogil:
+    """All flows, the one idle for longest first, NULL behind the last; the caller frees the array. NULL: out of memory."""
+    cdef flow_t **all = <flow_t **>malloc((<size_t>t.n_flows + 1) * sizeof(flow_t *))
+    cdef flow_t *f = table_first(t)
+    cdef size_t n = 0
+    if all == NULL:
+        return NULL
+    while f != NULL:
+        all[n] = f
+        n += 1
+        f = table_next(t, f)
+    all[n] = NULL
+    qsort(all, n, sizeof(flow_t *), older)
+    return all
+
+
 cdef int load_key(bytes raw, key_t *k) except -1:
     if len(raw) != sizeof(key_t):
         raise UsageError(f"a flow key has {sizeof(key_t)} bytes, not {len(raw)}")
@@ -248,7 +270,7 @@ cdef flow_t *flow_of(FlowTable table, bytes raw, const alias_t **via) except? NU
 
 
 cdef class FlowTable:
-    """Flows by key, bounded, in the order of their last use. C code works on `c`; Python sees counters and test ops.
+    """Flows by key, bounded. C code works on `c`; Python sees counters and test ops.
 
     max_flows: flows at a time. hash_key: 16 secret bytes, drawn from the system if not given; no result depends on it.
     reserve: flows whose memory is taken and touched at once. Raises UsageError and MemoryError.
@@ -337,6 +359,11 @@ cdef class FlowTable:
         cdef flow_t *f = table_find_hashed(self.c, &k, hash, &via)
         return None if f == NULL else (f.id, None if via == NULL else via.position)
 
+    def _victim(self, which):
+        """Id of the flow that would be evicted: 0 of the embryonic ones, 1 of the others; or None."""
+        cdef flow_t *f = table_victim(self.c, which)
+        return None if f == NULL else f.id
+
     def _create(self, bytes key, embryonic=False):
         cdef key_t k
         load_key(key, &k)
@@ -348,7 +375,7 @@ cdef class FlowTable:
         cdef flow_t *f = flow_of(self, key, &via)
         assert f != NULL, "no such flow"
         if op == "touch":
-            table_touch(self.c, f)
+            table_touch(f)
         elif op == "promote":
             table_promote(self.c, f)
         else:
@@ -362,7 +389,7 @@ cdef class FlowTable:
         return table_alias(self.c, flow_of(self, key, &via), &k, client_hi, position)
 
     def _order(self):
-        """Ids in table_first, table_next order."""
+        """Ids as they are queued."""
         cdef flow_t *f = table_first(self.c)
         ids = []
         while f != NULL:

@@ -8,13 +8,11 @@ from mos.net.walk cimport BAD_CAUSES
 
 cdef enum:
     MAX_ROWS = 16           # of the tunnel table
-    CHECKSUM_OFF = 0
-    CHECKSUM_VERIFY = 1
-    CHECKSUM_AUTO = 2       # a sum left to an offloading NIC is not bad
 
 cdef struct decoder_t:
-    uint8_t  checksum       # CHECKSUM_*
+    uint8_t  checksum       # CHECKSUM_* (mos.net.verify)
     uint8_t  defrag
+    uint8_t  plainly        # simple packets take the short way; the other gives the same
     uint8_t  nports         # tunnels that are told by a UDP port
     uint16_t ports[MAX_ROWS]
     uint8_t  either[MAX_ROWS]       # the port may be the source's as well
@@ -34,6 +32,7 @@ cdef struct decoder_t:
     domains_t domains
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil
+cdef void decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
 
 cdef class Decoder:
     cdef decoder_t *c

@@ -66,6 +66,8 @@ cdef struct pkt_t:
     uint8_t  csum_partial   # 1: the transport checksum field holds the pseudo header's sum, folded and not complemented; NIC or
                             # peer adds the rest (VIRTIO_NET_HDR_F_NEEDS_CSUM). Never compared; of a rewriting only addresses
                             # and lengths touch it, ports and payload do not
+    uint8_t  ahead          # 1: decoded with its batch, and `hash` is its key's
+    uint64_t hash
     uint8_t  status         # PKT_*
     uint8_t  cause          # malformed cause (decode.pxd), 0 if none
     uint8_t  ipver          # of the innermost IP header, 0: none

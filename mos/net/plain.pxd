@@ -1,0 +1,67 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Most packets in one step: whole TCP segments in IPv4 without options, straight on Ethernet. Depends on nothing but the frame.
+
+Fills what the walk of mos.net.decode would fill, so that it may be done for a batch ahead of time.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from mos.net.bytes cimport be16, be32
+from mos.net.link cimport ETHERTYPE_IP4, LINKTYPE_ETHERNET
+from mos.net.ip cimport IP4_FRAGMENT
+from mos.net.packet cimport CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_TCP, OPT_TS, PKT_FLOW, key_t, pkt_t
+from mos.net.transport cimport NOP_NOP_TS, tcp_options
+
+cdef enum:
+    ETHERNET = 14           # bytes of its header
+    HEADERS = 54            # Ethernet, IPv4 and TCP without options
+    VERSION_4_NO_OPTIONS = 0x45
+
+cdef inline void pkt_clear(pkt_t *p) noexcept nogil:
+    """Zero what decoding fills. In pieces that become plain stores: as one memset it becomes `rep stos`, 10 ns."""
+    cdef char *at = <char *>&p.status
+    cdef size_t rest = <size_t>(<char *>(p + 1) - at) - 128
+    memset(at, 0, 64)
+    memset(at + 64, 0, 64)
+    memset(at + 128, 0, rest)
+
+cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
+    """Decode `p` if it is such a packet. False: nothing was written."""
+    cdef const uint8_t *h = p.frame
+    cdef const uint8_t *t
+    cdef key_t *k = &p.key
+    cdef uint32_t total, header, src, dst
+    if p.linktype != LINKTYPE_ETHERNET or p.caplen < HEADERS or be16(h + 12) != ETHERTYPE_IP4 or h[14] != VERSION_4_NO_OPTIONS \
+            or h[23] != IPPROTO_TCP or be16(h + 20) & IP4_FRAGMENT:
+        return False
+    h += ETHERNET
+    t = h + 20
+    total = be16(h + 2)
+    header = (t[12] >> 4) * 4
+    if total > p.caplen - ETHERNET or header < 20 or total < 20 + header:
+        return False
+    pkt_clear(p)
+    p.status, p.ipver, p.proto, p.csum = PKT_FLOW, 4, IPPROTO_TCP, CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
+    p.ip, p.ip_len, p.l4 = h, total, t
+    p.sport, p.dport = be16(t), be16(t + 2)
+    p.seq, p.ack = be32(t + 4), be32(t + 8)
+    p.tcp_flags = t[13]
+    p.wnd, p.urg = be16(t + 14), be16(t + 18)
+    p.payload = t + header
+    p.payload_len = p.payload_cap = total - 20 - header
+    if header == 32 and be32(t + 20) == NOP_NOP_TS:
+        p.tsval, p.tsecr = be32(t + 24), be32(t + 28)
+        p.opts = OPT_TS
+    elif header > 20 and not tcp_options(t + 20, header - 20, p):
+        broken_options[0] += 1
+    src, dst = be32(h + 12), be32(h + 16)
+    p.from_hi = src > dst or (src == dst and p.sport > p.dport)
+    if p.from_hi:
+        memcpy(k.lo_addr, h + 16, 4)
+        memcpy(k.hi_addr, h + 12, 4)
+        k.lo_port, k.hi_port = p.dport, p.sport
+    else:
+        memcpy(k.lo_addr, h + 12, 4)
+        memcpy(k.hi_addr, h + 16, 4)
+        k.lo_port, k.hi_port = p.sport, p.dport
+    k.proto, k.ipver = IPPROTO_TCP, 4
+    return True

@@ -1,0 +1,39 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Are a packet's checksums right? The IPv4 header's (RFC 791) and the transport's, by the decoder's mode."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from mos.net.bytes cimport be16
+from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range
+from mos.net.packet cimport CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, pkt_t
+
+cdef enum:
+    CHECKSUM_OFF = 0
+    CHECKSUM_VERIFY = 1
+    CHECKSUM_AUTO = 2       # a sum left to an offloading NIC is not bad
+
+cdef inline void verify_ip4(uint8_t mode, pkt_t *p) noexcept nogil:
+    if csum_fold(csum_range(p.ip, (p.ip[0] & 15) * 4)) != 0xffff:
+        if mode == CHECKSUM_VERIFY or be16(p.ip + 10):
+            p.csum |= CSUM_BAD_IP
+
+cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_t *dst, uint32_t length, pkt_t *p) noexcept nogil:
+    """The checksum of a segment of `length` bytes that is all there."""
+    cdef uint64_t pseudo = 0
+    cdef uint16_t field, bare
+    if p.csum_partial:
+        return
+    p.csum &= <uint8_t>~CSUM_UNKNOWN
+    field = be16(p.l4 + (16 if p.proto == IPPROTO_TCP else 6 if p.proto == IPPROTO_UDP else 2))
+    if p.proto == IPPROTO_UDP and field == 0 and p.ipver == 4:      # none was sent (RFC 768)
+        return
+    if p.proto != IPPROTO_ICMP:
+        pseudo = csum_pseudo(src, dst, p.ipver, p.proto, length)
+    if csum_fold(pseudo + csum_range(p.l4, length)) == 0xffff and (field or p.proto != IPPROTO_UDP):
+        return
+    if p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP:    # what drivers write for the NIC has the length or, for TSO, not
+        bare = csum_fold(csum_pseudo(src, dst, p.ipver, p.proto, 0))
+        if field == csum_fold(pseudo) or field == bare:
+            p.csum |= CSUM_PARTIAL
+        elif field == 0 and p.proto == IPPROTO_TCP and mode == CHECKSUM_AUTO:
+            p.csum |= CSUM_PARTIAL
+    if mode == CHECKSUM_VERIFY or not p.csum & CSUM_PARTIAL:
+        p.csum |= CSUM_BAD_L4

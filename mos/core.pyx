@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.pycapsule cimport PyCapsule_New
-from mos.events.bus cimport MOS_DROP_FLOW
+from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
@@ -48,6 +48,7 @@ cdef class Core:
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
         bus.engine = self
+        bus.withheld = WANTS_BYTES if pickup == PICKUP_STATE else 0
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
         self.layout = slots.l

@@ -4,11 +4,10 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, PICKUP_STATE, RST_SILENCE_S, Core, user_timer_t
-from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil
+from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
+from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_CAP_REACHED, KIND_FLOW_END, KIND_ORPHAN, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA,
-    KIND_STREAM_GAP, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
+    CAP_FLOWS, KIND_CAP_REACHED, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t)
@@ -24,7 +23,6 @@ from mos.tcp.track cimport scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_t
 
 cdef enum:
-    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
     CATCH_UP = 1024     # ticks of a periodic timer that a silence holds back; of more the oldest are left out
 
 
@@ -51,17 +49,14 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
     f.client_hi = <uint8_t>client_hi
     f.proto = p.proto
     f.policy = k.policies_for(f)
-    f.set_id = 0
-    f.mask = k.bus.sets[0].mask
+    if midstream:
+        f.flags |= FLOW_MIDSTREAM
+    use_set(k.bus, f, 0)
     f.first_ns = f.last_ns = k.now
     if slots_open(k.layout, f) < 0:
         table_remove(k.table, f)
         orphan(k, p, ORPHAN_TABLE_FULL)
         return NULL
-    if midstream:
-        f.flags |= FLOW_MIDSTREAM
-        if k.pickup == PICKUP_STATE:
-            f.mask &= ~<uint64_t>WANTS_BYTES
     if p.proto == IPPROTO_TCP:
         track_open(f, p, midstream)
     arm(k, f)

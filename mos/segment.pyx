@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.core cimport RST_SILENCE_S, Core
-from mos.events.bus cimport MOS_DROP, MOS_HOLD, bus_event
+from mos.events.bus cimport MOS_DROP, MOS_HOLD, WANTS_BYTES, bus_event
 from mos.events.kinds cimport (
     GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_ORDER, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT,
     KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
@@ -29,9 +29,6 @@ from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
     track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
-
-cdef enum:
-    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
 
 # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
 cdef int64_t ACKED_GRACE_NS = 1_000_000_000

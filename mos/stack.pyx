@@ -10,7 +10,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from mos.events.bus cimport (
-    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil)
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil,
+    use_set)
 from mos.events.kinds cimport (
     KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
@@ -367,6 +368,7 @@ cdef class Stack(Core):
             return -1 if self.bus.failed else self.finish(p, NULL, 0)
         g.client_hi = 1 - p.from_hi
         g.flags &= ~FLOW_MIDSTREAM
+        use_set(self.bus, g, 0)
         g.end[CLIENT].iss = t.syn_seq
         g.end[CLIENT].flags |= END_SYN
         g.first_ns = t.syn_ns

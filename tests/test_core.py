@@ -6,7 +6,7 @@ from boxes import assert_balanced, box, drive, flows, question, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mos import BYPASS, DROP, DROP_FLOW, RESET, Chain, Engine, HandlerError, MosError, StaleFlow, UsageError, on
+from mos import BYPASS, DETACH, DROP, DROP_FLOW, RESET, Chain, Engine, HandlerError, MosError, StaleFlow, UsageError, on
 from mos.events import (
     BadChecksum,
     Event,
@@ -208,6 +208,23 @@ def test_flows_without_their_syn(pickup, started):
         starts.append(ev.midstream)
     drive([box(data, start)], web(data=b"up", answer=b"down").packets[3:], pickup=pickup)
     assert starts == [True] * started and got == ([b"up", b"down"] if pickup == "data" else [])
+
+
+def test_a_flow_picked_up_for_its_state_alone_stays_so_when_its_handlers_change():
+    got = []
+
+    @on(StreamData)
+    def data(ev):
+        got.append(ev.data)
+
+    @on(PacketIn)
+    def once(ev):
+        return DETACH
+    c = web(data=b"up", answer=b"down")
+    drive([box(data, once)], c.packets[3:], pickup="state")
+    assert got == []
+    drive([box(data, once)], c.packets, pickup="state")
+    assert got == [b"up", b"down"]
 
 
 def test_a_broken_state_of_the_engine_stays_told():

@@ -5,9 +5,13 @@ from cpython.object cimport PyObject
 from mos.events.filtervm cimport Filter, program_t
 from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
+from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event
-from mos.flow.flow cimport flow_t
+from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
+
+cdef enum:
+    WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
 
 cdef struct handler_t:
     handler_fn fn           # NULL: a Python callable
@@ -65,6 +69,7 @@ cdef class Bus:
     cdef uint64_t serial        # of events dispatched
     cdef uint64_t any_mask      # kinds that some handler of any set wants
     cdef uint64_t want_receiver, want_acked     # kinds wanted at those moments
+    cdef uint64_t withheld      # kinds that a flow picked up without its SYN never has
     cdef uint8_t reverse        # server→client walks the chain backwards
     cdef uint8_t failed         # a handler raised and the policy is to stop
     cdef uint8_t python         # some handler is Python
@@ -107,3 +112,10 @@ cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil
 cdef void bus_take_gil(Bus b) noexcept nogil
 cdef void bus_drop_gil(Bus b) noexcept nogil
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil
+
+cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
+    """From now on the handlers of this set are asked about the flow."""
+    f.set_id = number
+    f.mask = b.sets[number].mask
+    if f.flags & FLOW_MIDSTREAM:
+        f.mask &= ~b.withheld

@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
-from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP, NKINDS
+from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
@@ -30,7 +30,6 @@ cdef enum:
     MAX_MOVES = 1 << 18     # cached transitions between sets, some 100 bytes each
     MAX_DEPTH = 16          # user events that publish user events: deeper is a loop
     MAX_PUBLISHED = 65536   # user events of one built-in event: more is a handler that never stops yielding
-    WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
 
 assert ROWS == MOMENTS * NKINDS * 2
 
@@ -346,8 +345,7 @@ cdef class Bus:
             if len(self.transitions) >= MAX_MOVES:
                 self.transitions.clear()
             self.transitions[key] = cached
-        f.set_id = <uint32_t>cached
-        f.mask = self.sets[f.set_id].mask
+        use_set(self, f, <uint32_t>cached)
         return 1
 
     def attach_flow(self, size_t flow, fn, bint on):

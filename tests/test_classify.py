@@ -84,6 +84,8 @@ EDGES = {
     "RST above a hole that is filled late, then nobody is there": (     # the answer stands where the late segment's ACK does
         lambda: conn().send(b"abc").reply(b"de", ack=False).reply(b"f" * 8, ack=False).reorder(6, by=1).rst("server").reorder(-1, by=-1)
         .segment("client", flags="R", seq=1, options=b""), None),
+    "RST one above, then its sender knows of no connection": (      # what was in flight is answered at old numbers
+        lambda: conn().reply(b"abc").rst("server", seq=5).ack("client").segment("server", flags="R", seq=2, options=b""), None),
     "RST one above, then a RST of the other's own": (lambda: conn().reply(b"abc").rst("server", seq=5).rst("client"), "rst_client"),
 }
 

@@ -322,30 +322,35 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
     step(c, 1 - side, RCV_FIN, AT_RECEIVER)
 
 
+cdef bint ends_in_doubt(const scene_t *c, int side) noexcept nogil:
+    """Was a RST in doubt the last word of `side`?"""
+    cdef const trouble_t *t = <const trouble_t *>c.flow.extra
+    return t != NULL and t.side[side].rst_told and seq_le(c.flow.end[side].snd_max, t.side[side].rst_seq)
+
+
 cdef int reset_by(const scene_t *c) noexcept nogil:
     """Who ended the connection that this RST ends.
 
     A RST without ACK is what a host without the connection answers (RFC 9293 3.10.7.1). If the other end's last word was a RST
     in doubt, that one was taken after all: Linux does so at the edge of what it has SACKed, where RFC 5961 has a challenge ACK.
     """
-    cdef int peer = 1 - c.s
-    cdef const trouble_t *t = <const trouble_t *>c.flow.extra
-    if not c.pkt.tcp_flags & TCP_ACK and t != NULL and t.side[peer].rst_told \
-            and seq_le(c.flow.end[peer].snd_max, t.side[peer].rst_seq):
-        return peer
-    return c.s
+    return 1 - c.s if not c.pkt.tcp_flags & TCP_ACK and ends_in_doubt(c, 1 - c.s) else c.s
 
 
 cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
-    """Note a RST that its receiver may not have taken. If silence follows: whose RST ended the connection, plus 1; 0: nobody's."""
+    """Note a RST that its receiver may not have taken. If silence follows: whose RST ended the connection, plus 1; 0: nobody's.
+
+    An older RST without ACK bears out the one in doubt, from either end: there is no connection where it came from.
+    """
     cdef trouble_t *t = trouble_of(c.flow)
     cdef int who = reset_by(c)
+    cdef bint borne_out = not c.pkt.tcp_flags & TCP_ACK and ends_in_doubt(c, who)
     if t == NULL or not c.pkt.tcp_flags & TCP_RST or c.flow.flags & FLOW_CLOSED:
         return 0
     if in_doubt:
         t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
         t.side[c.s].rst_max[CLIENT], t.side[c.s].rst_max[SERVER] = c.flow.end[CLIENT].snd_max, c.flow.end[SERVER].snd_max
-    return who + 1 if in_doubt or who != c.s else 0
+    return who + 1 if in_doubt or borne_out else 0
 
 
 cdef void track_spoke_on(scene_t *c) noexcept nogil:

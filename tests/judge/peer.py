@@ -15,6 +15,7 @@ from plan import SERVER, plan
 
 STALLED_S = 40      # five SYNs lost in a row take 31 s (RFC 6298: 1 s, doubled each time)
 REPAIR, REPAIR_QUEUE, QUEUE_SEQ, SEND_QUEUE = 19, 20, 21, 2      # linux/tcp.h; not in `socket`
+FASTOPEN_CONNECT = 30
 NOTHING = blake2b(digest_size=16).hexdigest()
 
 
@@ -100,7 +101,7 @@ class Talk:
             self.ended = "eof"
             self.may_send = True
 
-    def send(self):
+    def write(self):
         if not self.waiting:
             self.waiting = self.out.at(self.sent, self.rng.randint(1, self.c.write))
         try:
@@ -108,6 +109,9 @@ class Talk:
         except BlockingIOError:
             return
         self.sent, self.waiting = self.sent + n, self.waiting[n:]
+
+    def send(self):
+        self.write()
         if self.sent == self.out.size and not self.shut:
             self.s.shutdown(socket.SHUT_WR)
             self.shut = True
@@ -148,8 +152,13 @@ def call(c):
     prepare(s, c)
     if c.wrap:
         number_from(s, (1 << 32) - c.wrap)
+    talk = Talk(s, c, "client")
+    if c.fastopen:
+        s.setsockopt(socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1)
     s.connect((SERVER[c.v6], c.port))
-    return Talk(s, c, "client").run()
+    if c.fastopen:
+        talk.write()        # no shutdown before the handshake: it would be undone
+    return talk.run()
 
 
 def open_connections():

@@ -27,6 +27,7 @@ class Connection:
     nodelay: bool
     congestion: str
     delay: float        # seconds after the beginning
+    fastopen: bool      # the client's first bytes ride on its SYN (RFC 7413): none where the server may reset before it is open
     wrap: int           # the client's sequence numbers wrap after so many bytes; 0: the kernel chooses where they begin
 
     @property
@@ -82,7 +83,7 @@ def bulk(seed, first, total):
     share = total // 8
     return [Connection(seed, first + i, i % 2 == 1, up * share, down * share, rng.choice(CLOSES[:5]), mss=0, write=BLOCK, room=0,
                        lazy=0, nodelay=False, congestion=rng.choice(("cubic", "bbr")), delay=0,
-                       wrap=rng.randint(1, share) if up and rng.random() < 0.3 else 0)
+                       fastopen=False, wrap=rng.randint(1, share) if up and rng.random() < 0.3 else 0)
             for i, (up, down) in enumerate(((1, 0), (1, 0), (0, 1), (0, 1), (1, 1), (1, 1)))]
 
 
@@ -102,6 +103,7 @@ def difficult(seed, total):
                        mss=rng.choice((0, 0, 0, 88, 300, 536, 700, 1000)), write=rng.choice((50, 700, 5000, 50000, 50000)),
                        room=rng.choice((0, 0, 0, 4096, 30000)), lazy=rng.choice((0, 0, 0.02)), nodelay=rng.random() < 0.5,
                        congestion=rng.choice(("reno", "cubic", "bbr")), delay=rng.choice((0, 0, 0.02, 0.2)),
+                       fastopen=sizes[2 * i] > 0 and close[-6:] != "server" and rng.random() < 0.3,
                        wrap=rng.randint(1, 1 + sizes[2 * i]) if rng.random() < 0.3 else 0)
             for i, close in enumerate(closes)]
 

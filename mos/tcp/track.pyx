@@ -9,7 +9,7 @@ from mos.flow.flow cimport (
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
-from mos.tcp.queue cimport reasm_t, seg_t
+from mos.tcp.queue cimport queue_before, reasm_t, seg_end, seg_t
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
 from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 
@@ -367,12 +367,18 @@ cdef void track_spoke_on(scene_t *c) noexcept nogil:
 
 
 cdef bint parked_to(const end_t *e, uint32_t seq) noexcept nogil:
-    """Do bytes parked of this end reach up to `seq` or across it?"""
+    """Do bytes of this end, parked or queued on the word of a SACK, reach up to `seq` or across it?"""
     cdef const reasm_t *r = <const reasm_t *>e.reasm
-    cdef const seg_t *s = r.doubt if r != NULL else NULL
+    cdef const seg_t *s
     cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(seq, e.nxt)
+    if r == NULL:
+        return False
+    s = queue_before(r, to)
+    if s != NULL and to <= seg_end(s):
+        return True
+    s = r.doubt
     while s != NULL:
-        if s.off < to <= s.off + s.len:
+        if s.off < to <= seg_end(s):
             return True
         s = s.next
     return False

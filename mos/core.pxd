@@ -50,6 +50,7 @@ cdef struct counters_t:
     uint64_t decoded        # stages: how often each one ran
     uint64_t tracked
     uint64_t reassembled
+    uint64_t predicted      # segments that took the straight way
     uint64_t malformed
     uint64_t bad_checksum
     uint64_t fragments
@@ -111,6 +112,7 @@ cdef class Core:
     cdef uint32_t ntargets
     cdef uint8_t full_policy    # FULL_*
     cdef uint64_t until         # the number of the last packet to take; 0: all
+    cdef uint8_t straight       # predicted segments may take the straight way
     cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit

@@ -43,8 +43,7 @@ cdef class Core:
         plan_init(&self.late)
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
-                 targets=(), full=0,
-                 timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
+                 targets=(), full=0, straight=True, timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
         bus.engine = self
@@ -58,6 +57,7 @@ cdef class Core:
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
         self.full_policy = full
+        self.straight = straight and not bus.want_receiver and not bus.want_acked
         self.set_targets(targets)
         for i, seconds in enumerate(timeouts):
             self.idle_ns[i] = int(seconds * 1e9)
@@ -267,6 +267,7 @@ cdef class Core:
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
+                       "predicted": n.predicted,
                        "other": n.other, "malformed": n.malformed, "fragments": n.fragments, "bad_checksum": n.bad_checksum},
             "orphans": {c: n.orphans[i] for i, c in enumerate(ORPHAN_CAUSES) if n.orphans[i]},
             "refused": {c: n.refused[i] for i, c in enumerate(REFUSALS) if n.refused[i]},

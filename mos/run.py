@@ -56,6 +56,7 @@ class Settings:
     limits: dict = field(default_factory=dict)
     raise_errors: bool = True
     linktype: int = 1
+    shortcuts: bool = True          # short ways for ordinary packets; the long ones say the same, which tests compare
 
     def __post_init__(self):
         for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
@@ -112,9 +113,10 @@ class Engine:
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
-            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key), FlowTable(max_flows=s.max_flows, hash_key=key),
-            self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
-            policy=s.overlap_default, targets=s.overlap_targets, full=FULL.index(s.full), limits=LIMITS | s.limits,
+            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key, plainly=s.shortcuts),
+            FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
+            policy=s.overlap_default, targets=s.overlap_targets, full=FULL.index(s.full),
+            straight=s.shortcuts, limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)

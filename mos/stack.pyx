@@ -31,6 +31,7 @@ from mos.lifetime cimport admit, end_flow, expire, release, start_timers
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
+from mos.straight cimport goes_straight, straight
 from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
 from mos.tcp.trouble cimport trouble_t
 
@@ -275,7 +276,7 @@ cdef class Stack(Core):
             if e != NULL and f.flags & FLOW_MIDSTREAM:
                 e.flags = EV_MIDSTREAM
         if p.proto == IPPROTO_TCP:
-            way = segment(self, f, p, s, fresh)
+            way = straight(self, f, p, s) if goes_straight(self, f, p, s) else segment(self, f, p, s, fresh)
         else:
             self.fresh = <uint8_t>fresh
             way = self.datagram(f, p, s)

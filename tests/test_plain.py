@@ -26,7 +26,7 @@ def both(frame, checksum, linktype=1, wirelen=None):
     """What both ways find, and what they count."""
     found = []
     for plainly in (True, False):
-        d = Decoder(checksum=checksum, _plainly=plainly)
+        d = Decoder(checksum=checksum, plainly=plainly)
         found.append((d.parse(frame, linktype, wirelen=wirelen), d.counters()))
     return found
 

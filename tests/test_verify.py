@@ -25,4 +25,4 @@ def with_sum(value):
 ], ids=["right", "absent", "left to the NIC", "wrong", "wrong header", "absent header", "cut"])
 def test_modes(frame, verify, auto, plainly):
     for mode, csum in (("verify", verify), ("auto", auto), ("off", UNKNOWN)):
-        assert Decoder(checksum=mode, _plainly=plainly).parse(frame, wirelen=len(WHOLE))["csum"] == csum, mode
+        assert Decoder(checksum=mode, plainly=plainly).parse(frame, wirelen=len(WHOLE))["csum"] == csum, mode

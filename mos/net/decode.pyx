@@ -358,10 +358,11 @@ cdef class Decoder:
     tunnels: True (all of TUNNELS), False, or names out of it. checksum: "off", "verify", or "auto", which forgives sums
     that were left to a NIC. defrag: reassemble IP fragments; of bytes that IPv4 fragments give twice `overlap` keeps the
     "first" or "last", or refuses the datagram ("drop", as always with IPv6, RFC 5722). hash_key: 16 secret bytes.
+    plainly: simple packets take a short way, with the same result.
     """
 
     def __cinit__(self, *, tunnels=True, checksum="off", bint defrag=True, overlap="first", max_datagrams=4096,
-                  max_fragments=256, max_fragment_bytes=16 << 20, bytes hash_key not None=bytes(16), bint _plainly=True):
+                  max_fragments=256, max_fragment_bytes=16 << 20, bytes hash_key not None=bytes(16), bint plainly=True):
         # 4096 datagrams in 16 MB is an average of 4 KB each. 256 fragments carry 64 KB at the smallest MTU in use, 296.
         if checksum not in CHECKSUMS:
             raise UsageError(f"checksum={checksum!r}: choose one of {', '.join(CHECKSUMS)}")
@@ -374,7 +375,7 @@ cdef class Decoder:
             raise MemoryError
         load_key(hash_key, &self.c.domains.k0, &self.c.domains.k1)
         self.c.frags.k0, self.c.frags.k1 = self.c.domains.k0, self.c.domains.k1
-        self.c.checksum, self.c.defrag, self.c.plainly = CHECKSUMS.index(checksum), defrag, _plainly
+        self.c.checksum, self.c.defrag, self.c.plainly = CHECKSUMS.index(checksum), defrag, plainly
         self.c.frags.policy = (FRAG_FIRST, FRAG_LAST, FRAG_DROP)[OVERLAPS.index(overlap)]
         self.c.frags.max_datagrams, self.c.frags.max_fragments = max_datagrams, max_fragments
         self.c.frags.max_bytes = max_fragment_bytes

@@ -2,8 +2,9 @@
 """Both ends of a TCP connection, moved by the segments that pass. Knows the ring, not the bus; numbers, not bytes."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mos.events.ring cimport ring_t
-from mos.flow.flow cimport flow_t, end_t
+from mos.flow.flow cimport END_SYN, end_t, flow_t
 from mos.net.packet cimport pkt_t
+from mos.tcp.seq cimport seq_ge
 
 cdef struct scene_t:        # what every step needs: the packet on its way and where to tell of it
     flow_t *flow
@@ -41,6 +42,34 @@ cdef enum:                  # bits of end_t.hist, in the order of HISTORY in tra
     HIST_REXMIT = 8
     HIST_ZERO_WINDOW = 9
     HIST_INCONSISTENT = 10
+
+cdef enum:
+    NO_SCALE = 255
+    LOOSE_SCALE = 14        # the largest legal shift (RFC 7323 section 2.3): assumed where no SYN told
+
+cdef inline int scale_of(const flow_t *f, int side) noexcept nogil:
+    """Shift of the windows `side` offers: its own if both SYNs asked for scaling, the loosest if its SYN was not seen."""
+    cdef const end_t *e = &f.end[side]
+    cdef const end_t *peer = &f.end[1 - side]
+    if not e.flags & END_SYN:
+        return LOOSE_SCALE
+    if e.wscale == NO_SCALE or (peer.flags & END_SYN and peer.wscale == NO_SCALE):
+        return 0
+    return min(e.wscale, LOOSE_SCALE)
+
+cdef inline void rtt_sent(const flow_t *f, end_t *e, uint32_t end, int64_t now) noexcept nogil:
+    """New bytes up to `end` leave `e`: a round trip is measured unless one is already (RFC 6298 section 3)."""
+    if not e.rtt_start_us:
+        e.rtt_seq = end
+        e.rtt_start_us = <uint32_t>(<uint64_t>(now - f.first_ns) // 1000) + 1
+
+cdef inline void rtt_heard(const flow_t *f, end_t *e, uint32_t ack, int64_t now) noexcept nogil:
+    """The peer of `e` acknowledges `ack`: the round trip under way may be over."""
+    cdef uint32_t us
+    if e.rtt_start_us and seq_ge(ack, e.rtt_seq):
+        us = <uint32_t>(<uint64_t>(now - f.first_ns) // 1000) - (e.rtt_start_us - 1)
+        e.rtt_start_us = 0
+        e.srtt_us = us if e.srtt_us == 0 else <uint32_t>(e.srtt_us + (<int64_t>us - <int64_t>e.srtt_us) // 8)
 
 cdef inline bint track_over(const flow_t *f) noexcept nogil:
     """Both ends have closed: TIME-WAIT or CLOSED."""

@@ -30,10 +30,6 @@ cdef enum:                  # rows of the transition table; order of states.INPU
     NINPUTS = 11
     NSTATES = 11
 
-cdef enum:
-    NO_SCALE = 255
-    LOOSE_SCALE = 14        # the largest legal shift (RFC 7323 section 2.3): assumed where no SYN told
-
 cdef uint8_t[NSTATES * NINPUTS] transition
 for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
@@ -75,17 +71,6 @@ cdef void note_established(scene_t *c) noexcept nogil:
     f.flags |= FLOW_ESTABLISHED
     f.rtt_us = <uint32_t>min(<int64_t>((c.now - f.first_ns) // 1000), <int64_t>0xffffffff)
     ring_add(c.ring, c.want, KIND_FLOW_ESTABLISHED, f, c.pkt, c.now, c.s, c.to_server)
-
-
-cdef inline int scale_of(const flow_t *f, int side) noexcept nogil:
-    """Shift of the windows `side` offers: its own if both SYNs asked for scaling, the loosest if its SYN was not seen."""
-    cdef const end_t *e = &f.end[side]
-    cdef const end_t *peer = &f.end[1 - side]
-    if not e.flags & END_SYN:
-        return LOOSE_SCALE
-    if e.wscale == NO_SCALE or (peer.flags & END_SYN and peer.wscale == NO_SCALE):
-        return 0
-    return min(e.wscale, LOOSE_SCALE)
 
 
 cdef void set_base(end_t *e, uint32_t first) noexcept nogil:
@@ -240,14 +225,7 @@ cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
     if not known or seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd
     S.flags |= END_ACKED
-    if R.rtt_start_us and seq_ge(p.ack, R.rtt_seq):
-        sample_rtt(f, R, c.now)
-
-
-cdef void sample_rtt(flow_t *f, end_t *e, int64_t now) noexcept nogil:
-    cdef uint32_t us = <uint32_t>((now - f.first_ns) // 1000) - (e.rtt_start_us - 1)
-    e.rtt_start_us = 0
-    e.srtt_us = us if e.srtt_us == 0 else <uint32_t>(e.srtt_us + (<int64_t>us - <int64_t>e.srtt_us) // 8)
+    rtt_heard(f, R, p.ack, c.now)
 
 
 cdef void track_sender(scene_t *c) noexcept nogil:
@@ -284,9 +262,8 @@ cdef void track_sender(scene_t *c) noexcept nogil:
             S.fin_seq = end - 1
             step(c, c.s, SND_FIN, AT_SENDER)
     if seq_gt(end, S.snd_max):
-        if length and not S.rtt_start_us:
-            S.rtt_seq = end
-            S.rtt_start_us = <uint32_t>((c.now - f.first_ns) // 1000) + 1
+        if length:
+            rtt_sent(f, S, end, c.now)
         S.snd_max = end
 
 

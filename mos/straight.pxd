@@ -1,0 +1,58 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The straight way of a predicted segment through its flow. `mos.segment` has the way of all the others."""
+from libc.string cimport memset
+from mos.core cimport Core
+from mos.events.bus cimport MOS_HOLD
+from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
+from mos.events.ring cimport event_t
+from mos.flow.flow cimport CLIENT, flow_t
+from mos.net.packet cimport pkt_t
+from mos.segment cimport WAY_DONE, WAY_FAILED, abort, drain, tell
+from mos.state.blocks cimport slots_commit
+from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
+from mos.tcp.queue cimport reasm_t
+from mos.tcp.reasm cimport reasm_keep
+from mos.tcp.track cimport scene_t
+
+cdef enum:
+    WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
+
+cdef inline bint goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """Nobody asks for moments after the forwarding, and `p` is the segment to be expected."""
+    return k.straight and predicted(f, p, s)
+
+cdef inline int straight_data(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    cdef event_t e
+    memset(&e, 0, sizeof(e))
+    e.size, e.kind, e.side, e.segs, e.to_server = sizeof(event_t), KIND_STREAM_DATA, <unsigned char>s, 1, s == CLIENT
+    e.flow, e.pkt, e.now = f, p, k.now
+    e.offset, e.length, e.data = f.end[s].offset, p.payload_len, p.payload
+    return tell(k, &e)
+
+cdef inline void straight_abort(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    cdef scene_t c
+    c.flow, c.pkt, c.s = f, p, s
+    k.plan.next = k.plan.to = f.end[s].offset
+    if f.mask & WANTS_BYTES:
+        k.plan.to += p.payload_len
+    abort(k, &c)
+
+cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """Sender, handlers, receiver. WAY_DONE: the answer tells whether it is forwarded; WAY_FAILED."""
+    k.n.predicted += 1
+    predicted_sent(f, p, s, k.now)
+    if k.ring.n and drain(k) < 0:
+        return WAY_FAILED
+    if p.payload_len:
+        k.n.reassembled += f.mask & WANTS_BYTES != 0
+        if f.mask >> KIND_STREAM_DATA & 1 and straight_data(k, f, p, s) < 0:
+            return WAY_FAILED
+    if k.answer.verdict >= MOS_HOLD:
+        straight_abort(k, f, p, s)
+        return WAY_DONE
+    k.committed = 1
+    if f.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep and p.payload_len:
+        reasm_keep(<reasm_t **>&f.end[s].reasm, &k.limits, &k.budget, p.payload, p.payload_len, f.end[s].offset + p.payload_len)
+    predicted_taken(f, p, s)
+    slots_commit(k.undo)
+    return WAY_DONE

@@ -1,0 +1,74 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The segment that was to be expected: next in order, within an open connection, nothing out of order, nothing in doubt.
+
+Most segments are. One look says so, and what classify, track and reassembly would come to follows at once (header prediction,
+Van Jacobson 1990; RFC 1323 section 4.1). Whatever is not sure here takes the long way, which for these segments says the same.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from mos.events.kinds cimport STATE_ESTABLISHED
+from mos.flow.flow cimport (
+    END_ACKED, END_FIN_SENT, END_SEEN, END_TS, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t, flow_t)
+from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
+from mos.tcp.queue cimport reasm_t
+from mos.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
+from mos.tcp.track cimport HIST_ACK, HIST_DATA, history_add, rtt_heard, rtt_sent, scale_of
+from mos.tcp.trouble cimport trouble_t
+
+cdef inline bint untroubled(const flow_t *f) noexcept nogil:
+    """No RST and no ACK waits to be confirmed or refuted."""
+    cdef const trouble_t *t = <const trouble_t *>f.extra
+    return t == NULL or not (t.rst_side | t.side[0].rst_told | t.side[1].rst_told | t.side[0].claims | t.side[1].claims)
+
+cdef inline bint quiet(const end_t *e) noexcept nogil:
+    """Nothing of its stream is queued, parked, or was offered and then dropped."""
+    cdef const reasm_t *r = <const reasm_t *>e.reasm
+    return r == NULL or (r.head == NULL and r.doubt == NULL and r.waiting == NULL and r.hole_ns == 0 and r.acked_ns == 0
+                         and r.offered <= e.offset)
+
+cdef inline bint predicted(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """Is `p`, sent by end `s`, the segment that was to be expected?"""
+    cdef const end_t *S = &f.end[s]
+    cdef const end_t *R = &f.end[1 - s]
+    if p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) != TCP_ACK or S.state != STATE_ESTABLISHED or R.state != STATE_ESTABLISHED \
+            or f.flags & (FLOW_CLOSED | FLOW_EMBRYONIC) or not f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
+        return False
+    if S.flags & (END_SEEN | END_ACKED | END_FIN_SENT) != END_SEEN | END_ACKED \
+            or R.flags & (END_SEEN | END_ACKED | END_FIN_SENT) != END_SEEN | END_ACKED:
+        return False
+    if p.seq != S.snd_max or p.seq != S.nxt or seq_gt(R.last_ack, p.seq) or seq_ge(p.seq, R.rcv_edge) or p.wnd == 0:
+        return False
+    if seq_lt(p.ack, S.last_ack) or seq_lt(p.ack, R.snd_una) or seq_gt(p.ack, R.nxt):
+        return False
+    if p.payload_len == 0 and p.ack == S.last_ack or p.payload_cap != p.payload_len:
+        return False
+    if p.opts & OPT_TS and (not R.flags & END_TS or seq_lt(p.tsval, R.ts_recent)):
+        return False
+    return quiet(S) and quiet(R) and untroubled(f)
+
+cdef inline void predicted_sent(flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
+    """The sending end as it is after a predicted segment, whatever becomes of it; as track_sender has it."""
+    cdef end_t *S = &f.end[s]
+    cdef end_t *R = &f.end[1 - s]
+    cdef uint32_t wnd = <uint32_t>p.wnd << scale_of(f, s)
+    cdef int letter = HIST_DATA if p.payload_len else HIST_ACK
+    if not S.hist >> letter & 1:
+        history_add(f, s, letter)
+    S.last_ack, S.wnd = p.ack, wnd
+    if seq_gt(p.ack + wnd, S.rcv_edge):
+        S.rcv_edge = p.ack + wnd
+    rtt_heard(f, R, p.ack, now)
+    if f.extra != NULL:
+        (<trouble_t *>f.extra).side[s].dup_run = 0
+    if p.payload_len:
+        S.snd_max = p.seq + p.payload_len
+        rtt_sent(f, S, S.snd_max, now)
+
+cdef inline void predicted_taken(flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """Both ends once a predicted segment is forwarded; as commit and track_receiver have it."""
+    cdef end_t *S = &f.end[s]
+    cdef end_t *R = &f.end[1 - s]
+    S.nxt += p.payload_len
+    S.offset += p.payload_len
+    R.snd_una = p.ack
+    if p.opts & OPT_TS and seq_le(p.seq, R.last_ack):
+        R.ts_recent = p.tsval

@@ -4,11 +4,12 @@
     judge.py --seed 17 --bytes 23000000         one again
 
 Connections with bytes from a seed cross relay.c, which loses, corrupts, splits, joins, delays and doubles segments and adds
-old and forged ones. Both its sides are captured; for each direction one is before the faults and one behind them. Before the
-faults ACKs are the evidence of what arrived; behind them is what did. The first megabyte of a seed is difficult (tiny segments,
-small buffers, slow readers, resets in the middle), the rest bulk. The captures of one seed at a time are kept in memory.
-A seed that fails prints how to run it again and leaves its two captures. Timing is the machine's: a seed repeats plan and faults, not each
-packet; the captures are the evidence, and `--check DIRECTORY` judges them again.
+old and forged ones. Both its sides are captured; for each direction one is before the faults and one behind them: before them
+it takes the ACKs to tell what arrived. The first megabyte of a seed is difficult (tiny segments, small buffers, slow readers,
+resets in the middle), the rest goes in bulk. Captures lie in memory, those of one seed at a time.
+
+A seed that fails prints how to run it again and leaves its two captures. Timing is the machine's: a seed repeats plan and
+faults, not each packet; the captures are the evidence, and `--check DIRECTORY` judges them again.
 """
 import argparse
 import json

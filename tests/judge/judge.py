@@ -28,9 +28,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from check import SIDES, Judgement  # noqa: E402
 from plan import faults, plan, settings  # noqa: E402
-from wires import network, own_namespace  # noqa: E402
+from wires import Network, own_namespace  # noqa: E402
 
-LIMIT_S = 150
+LIMIT_S = 300
 ENOUGH = 4          # in so many seeds each fault must have happened to both versions of IP in both directions
 FAULTS = ("drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge", "reset")
 TAPS = ("left", "right")
@@ -104,15 +104,16 @@ class Totals:
 
     def __init__(self):
         self.seeds = self.failed = 0
-        self.faults, self.bytes, self.read = {}, Counter(), Counter()
+        self.faults = {what: [0] * 4 for what in (*FAULTS, "seen", "sent")}
+        self.bytes, self.read = Counter(), Counter()
 
     def add(self, counts, judgement):
         self.seeds += 1
         self.bytes += judgement.tally
         for c in judgement.connections:
             self.read[c.v6] += sum(judgement.read[c.number, side][0] for side in SIDES)
-        for what in (*FAULTS, "seen", "sent"):
-            self.faults[what] = [a + b for a, b in zip(self.faults.get(what, [0] * 4), counts[what])]
+        for what, so_far in self.faults.items():
+            self.faults[what] = [a + b for a, b in zip(so_far, counts[what])]
 
     def idle(self):
         """Faults that never happened, to either version of IP in either direction."""
@@ -151,7 +152,7 @@ def judged(result, directory, totals, options):
 def run(seeds, total, options):
     """All seeds, one after the other; the number that failed."""
     totals = Totals()
-    hosts = network()
+    network = Network()
     with tempfile.TemporaryDirectory(prefix="judge-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as scratch:
         program = compiled(Path(scratch))
         for seed in seeds:
@@ -159,18 +160,19 @@ def run(seeds, total, options):
             directory.mkdir()
             began = time.monotonic()
             try:
-                wrong = judged(converse(program, hosts, seed, total, directory), directory, totals, options)
+                wrong = judged(converse(program, network.hosts, seed, total, directory), directory, totals, options)
             except (subprocess.TimeoutExpired, json.JSONDecodeError) as e:
                 wrong = [f"harness: {type(e).__name__}: {e}"]
                 totals.failed += 1
+                network.close()
+                network = Network()     # no connection of this seed may speak in the next
             print(f"judge: seed {seed}: {'FAILED' if wrong else 'equal'}, {time.monotonic() - began:.1f} s", flush=True)
             if wrong:
                 kept = shutil.copytree(directory, options.keep / f"judge-{seed}", dirs_exist_ok=True)
                 print("\n".join(f"    {line}" for line in wrong[:20]))
                 print(f"    again: python {sys.argv[0]} --seed {seed} --bytes {total}    captures: {kept}")
             shutil.rmtree(directory)
-    for host in hosts:
-        host.close()
+    network.close()
     totals.print()
     idle = totals.idle() if totals.seeds >= ENOUGH else []
     for line in idle:

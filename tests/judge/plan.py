@@ -119,5 +119,6 @@ def faults(seed):
 def settings(seed, side):
     """Below net/ipv4, for both versions: the TCP that this host speaks."""
     rng = Random(f"settings {seed} {side}")
+    lossy = faults(seed)["drop"] > 20       # recovery without SACK takes minutes then
     odds = {"tcp_sack": 0.8, "tcp_timestamps": 0.7, "tcp_window_scaling": 0.8, "tcp_ecn": 0.3, "tcp_shrink_window": 0.3}
-    return {name: int(rng.random() < odd) for name, odd in odds.items()}
+    return {name: int(rng.random() < odd) for name, odd in odds.items()} | ({"tcp_sack": 1} if lossy else {})

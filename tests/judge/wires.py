@@ -75,6 +75,8 @@ def joined(name, device):
     host.setting("ipv6/conf/all/accept_dad", 0)
     host.setting("ipv6/conf/default/router_solicitations", 0)
     host.setting("ipv4/tcp_rto_min_us", 5000)       # the wire is short: a fifth of a second for each loss only costs time
+    host.setting("ipv4/tcp_rto_max_ms", 1000)       # likewise: without SACK and timestamps it doubles up to a minute
+    host.setting("ipv4/tcp_retries2", 100)          # and patience is counted in time-outs
     host.setting("ipv4/tcp_fastopen", 0x607)        # both ways, without cookies, for every listener
     host.run("ip", "link", "set", "lo", "up")
     quiet(host.run, "eth0", MACS[name])
@@ -87,6 +89,14 @@ def joined(name, device):
     return host
 
 
-def network():
+class Network:
     """The client's host and the server's."""
-    return joined("client", "left"), joined("server", "right")
+
+    def __init__(self):
+        self.hosts = joined("client", "left"), joined("server", "right")
+
+    def close(self):
+        """They and their connections go, whatever state these are in."""
+        for host, device in zip(self.hosts, ("left", "right")):
+            host.close()
+            subprocess.run(["ip", "link", "delete", device], stderr=subprocess.DEVNULL)     # may have gone with the host

@@ -7,6 +7,7 @@ from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport event_t
+from mos.events.sets cimport place_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
 
@@ -33,11 +34,6 @@ cdef struct node_t:         # an event narrowed by a predicate
     uint64_t stamp          # event serial for which `holds` was computed
     uint8_t  holds
 
-cdef struct set_t:          # an interned set of attached handlers, in walking order per kind and direction
-    uint64_t mask           # kinds with a handler, at any moment
-    uint32_t *start         # CSR: handlers of row (at, kind, direction) are order[start[row]:start[row + 1]]
-    uint16_t *order
-
 cdef struct answer_t:       # merged over one packet's walk
     uint8_t  verdict
     uint8_t  stopped        # a drop stopped the walk at `rank`
@@ -63,6 +59,7 @@ cdef inline bint in_packet(const event_t *e) noexcept nogil:
 cdef class Bus:
     cdef handler_t *handlers
     cdef node_t *nodes
+    cdef place_t *places        # by handler
     cdef set_t *sets
     cdef uint32_t nhandlers, nnodes, nsets, sets_cap
     cdef uint16_t positions
@@ -86,8 +83,8 @@ cdef class Bus:
     cdef list owners                    # what keeps filters and C contexts alive
     cdef list policies                  # per handler: raise, fail_open, fail_closed, detach
     cdef dict transitions               # (set, handler, on) -> set
-    cdef dict interned                  # frozenset of handler indices -> set
-    cdef list members                   # frozenset by set
+    cdef dict interned                  # members -> set
+    cdef list members                   # by set: an int, bit i for handler i
     cdef dict user_rows                 # user event class -> [handler index] in order
     cdef list queue                     # (depth, user event) awaiting delivery
     cdef int32_t asking                 # handler that is being asked, -1: none
@@ -97,7 +94,8 @@ cdef class Bus:
 
     cdef int add(self, s, dict known) except -1
     cdef int node_for(self, s, dict known) except -2
-    cdef int64_t intern(self, members) except -2
+    cdef int lay_out(self) except -1
+    cdef int64_t intern(self, members, set_t *made) except -2
     cdef int change(self, flow_t *f, int what, bint on) except -1
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1

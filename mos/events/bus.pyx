@@ -9,10 +9,11 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
+from mos.events.sets cimport MOMENTS, ROWS, set_change, set_free, set_open
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from mos.errors import ChainError, HandlerError, MosError, VerdictError
-from mos.events.order import listeners, walk
+from mos.events.order import in_order, listeners, walk
 from mos.events.spec import BITS, LEAVES
 from mos.events.user import UserEvent
 from mos.events.verdict import answered
@@ -24,10 +25,8 @@ cdef extern from "Python.h":
     void *PyCapsule_GetContext(object)
 
 cdef enum:
-    MOMENTS = 3
-    ROWS = MOMENTS * 19 * 2
     MAX_HANDLERS = 4096     # a row entry is 16 bits; a chain of hundreds of boxes fits
-    MAX_MOVES = 1 << 18     # cached transitions between sets, some 100 bytes each
+    MAX_MOVES = 1 << 16     # cached transitions between sets, some 250 bytes each; a new one is found in 2 us
     MAX_DEPTH = 16          # user events that publish user events: deeper is a loop
     MAX_PUBLISHED = 65536   # user events of one built-in event: more is a handler that never stops yielding
 
@@ -229,7 +228,8 @@ cdef class Bus:
         self.nodes = <node_t *>calloc(sum([len(s.predicates) for s in subscriptions]) + 1, sizeof(node_t))
         self.sets_cap = max(1, sets_cap)
         self.sets = <set_t *>calloc(self.sets_cap, sizeof(set_t))
-        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL:
+        self.places = <place_t *>calloc(len(subscriptions) + 1, sizeof(place_t))
+        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL:
             raise MemoryError("no memory for the handler tables")
 
     def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
@@ -245,15 +245,15 @@ cdef class Bus:
         for s in subscriptions:
             self.add(s, known)
         self.views = [None] * (self.nhandlers * NKINDS)
-        self.intern(frozenset(i for i in range(self.nhandlers) if self.handlers[i].attached))
+        self.lay_out()
 
     def __dealloc__(self):
         cdef uint32_t i
         if self.sets != NULL:
             for i in range(self.nsets):
-                free(self.sets[i].start)
-                free(self.sets[i].order)
+                set_free(&self.sets[i])
         free(self.sets)
+        free(self.places)
         free(self.handlers)
         free(self.nodes)
 
@@ -302,31 +302,33 @@ cdef class Bus:
             parent = known[key]
         return parent
 
-    cdef int64_t intern(self, members) except -2:
-        """Number of the set with these handlers; -1: the cap is reached."""
-        cdef set_t *s
+    cdef int lay_out(self) except -1:
+        """Where each handler stands, and the set of those that are attached from a flow's start."""
+        cdef set_t first
         cdef uint32_t row, n = 0
-        if members in self.interned:
-            return self.interned[members]
-        if self.nsets == self.sets_cap:
-            self.sets_refused += 1
-            return -1
-        rows = walk(self.subscriptions, members, self.reverse)
-        s = &self.sets[self.nsets]
-        s.start = <uint32_t *>malloc((ROWS + 1) * sizeof(uint32_t))
-        s.order = <uint16_t *>malloc((sum([len(r) for r in rows]) + 1) * sizeof(uint16_t))
-        if s.start == NULL or s.order == NULL:
+        rows = walk(self.subscriptions, range(self.nhandlers), self.reverse)
+        if set_open(&first, sum([len(r) for r in rows])) < 0:
             raise MemoryError("no memory for a handler set")
+        for to_server, sign in enumerate((-1 if self.reverse else 1, 1)):
+            for rank, i in enumerate(in_order(self.subscriptions, range(self.nhandlers), sign)):
+                self.places[i].rank[to_server], self.places[i].position = rank, self.handlers[i].position
         for row in range(ROWS):
-            s.start[row] = n
-            for index in rows[row]:
-                s.order[n] = index
-                n += 1
-            if rows[row]:
-                s.mask |= <uint64_t>1 << (row // 2 % NKINDS)
-        s.start[ROWS] = n
-        if s.mask:      # what a handler attaches is asked about the next event: others' kinds are raised for this flow too
-            s.mask |= self.any_mask & ~<uint64_t>WANTS_BYTES
+            first.start[row] = n
+            for i in rows[row]:
+                self.places[i].rows[row >> 6] |= <uint64_t>1 << (row & 63)
+                if self.handlers[i].attached:
+                    first.order[n] = i
+                    first.mask |= <uint64_t>1 << (row // 2 % NKINDS)
+                    n += 1
+        first.start[ROWS] = n
+        self.intern(sum([1 << i for i in range(self.nhandlers) if self.handlers[i].attached]), &first)
+        return 0
+
+    cdef int64_t intern(self, members, set_t *made) except -2:
+        """Number of the set with these handlers, which has not been met and becomes `made`."""
+        if made.mask:   # what a handler attaches is asked about the next event: others' kinds are raised for this flow too
+            made.mask |= self.any_mask & ~<uint64_t>WANTS_BYTES
+        self.sets[self.nsets] = made[0]
         self.interned[members] = self.nsets
         self.members.append(members)
         self.nsets += 1
@@ -334,18 +336,24 @@ cdef class Bus:
 
     cdef int change(self, flow_t *f, int what, bint on) except -1:
         """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; 0: the cap on sets refused it."""
+        cdef set_t made
         key = (f.set_id, what, on)
-        cached = self.transitions.get(key)
-        if cached is None:
-            members = self.members[f.set_id]
-            gone = [i for i in members if not on and (i == what or self.handlers[<uint32_t>i].position == -1 - what)]
-            cached = self.intern(members | {what} if on else members.difference(gone))
-            if cached < 0:
-                return 0
+        found = self.transitions.get(key)
+        if found is None:
+            those = sum([1 << i for i in range(self.nhandlers) if i == what or self.handlers[i].position == -1 - what])
+            members = self.members[f.set_id] | those if on else self.members[f.set_id] & ~those
+            found = self.interned.get(members)
+            if found is None:
+                if self.nsets == self.sets_cap:
+                    self.sets_refused += 1
+                    return 0
+                if set_change(&made, &self.sets[f.set_id], self.places, what, on) < 0:
+                    raise MemoryError("no memory for a handler set")
+                found = self.intern(members, &made)
             if len(self.transitions) >= MAX_MOVES:
                 self.transitions.clear()
-            self.transitions[key] = cached
-        use_set(self, f, <uint32_t>cached)
+            self.transitions[key] = found
+        use_set(self, f, <uint32_t>found)
         return 1
 
     def attach_flow(self, size_t flow, fn, bint on):
@@ -423,7 +431,7 @@ cdef class Bus:
                 self.published[name] = self.published.get(name, 0) + 1
                 attached = self.members[e.flow.set_id if e.flow != NULL else 0]
                 for index in listeners(self.subscriptions, type(user), self.user_rows):
-                    if index in attached and not self.failed:
+                    if attached >> index & 1 and not self.failed:
                         self.ask_user(index, user, depth, e, a, view)
         finally:
             self.queue.clear()

@@ -2,6 +2,7 @@
 """`at="acked"`: delivered bytes once more, when their receiver has acknowledged them. Copies wait only if somebody asks."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
+from mos.caps cimport caps_over
 from mos.core cimport Core
 from mos.events.bus cimport bus_event
 from mos.events.kinds cimport KIND_STREAM_DATA
@@ -9,7 +10,7 @@ from mos.events.ring cimport AT_ACKED, EV_DOUBTFUL, event_t
 from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_t
 from mos.net.packet cimport TCP_ACK, pkt_t
 from mos.tcp.queue cimport reasm_t, seg_behead, seg_data, seg_drop, seg_end, seg_new, seg_t
-from mos.tcp.reasm cimport plan_t, reasm_offered
+from mos.tcp.reasm cimport OVER_BYTES, OVER_SEGS, plan_t, reasm_offered
 from mos.tcp.seq cimport seq_diff
 
 cdef inline bint acked_wanted(Core k, const flow_t *f) noexcept nogil:
@@ -72,6 +73,7 @@ cdef inline int acked_keep(Core k, flow_t *f, int side, const plan_t *plan) noex
         r.waiting_bytes += s.len
         r.waits += 1
     while r.waiting_bytes > k.limits.bytes or r.waits > k.limits.segs:
+        caps_over(k, OVER_BYTES if r.waiting_bytes > k.limits.bytes else OVER_SEGS)
         r.waiting.doubtful = 1
         if acked_release(k, f, side, seg_end(r.waiting)) < 0:
             return -1

@@ -32,6 +32,9 @@ cdef enum:              # counters.dropped: causes that are no NF's
     NDROPPED = 4
 
 cdef enum:
+    NCAPS = 16
+
+cdef enum:
     NOBODY = 255            # flow_t.spare: no NF asked for the drop
 
 cdef enum:
@@ -59,12 +62,14 @@ cdef struct counters_t:
     uint64_t refused[16]    # by cause
     uint64_t ended[16]      # by reason
     uint64_t dropped[NDROPPED]
+    uint64_t caps[NCAPS]    # by CAP_*: how often a bound's policy was applied
     uint64_t events[64]     # by kind, as raised
 
 cdef struct user_timer_t:   # one timer of Flow.timer or a global one
     timer_node_t node       # first: the wheel hands this back
     flow_t *flow            # NULL: global
     user_timer_t *next      # of the same flow
+    user_timer_t **at       # what leads here in that list
     int64_t start           # ns until it first fires
     int64_t period          # ns, 0: one-shot
     uint64_t handle
@@ -113,6 +118,9 @@ cdef class Core:
     cdef uint8_t full_policy    # FULL_*
     cdef uint64_t until         # the number of the last packet to take; 0: all
     cdef uint8_t straight       # predicted segments may take the straight way
+    cdef uint32_t caps          # bit per CAP_* that was met and is not told yet
+    cdef uint64_t caps_seen     # what caps.caps_look saw last
+    cdef uint64_t[4] caps_parts
     cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
     cdef uint8_t stop           # asked to stop: a signal, a limit
@@ -130,6 +138,7 @@ cdef class Core:
     cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil
     cdef int set_targets(self, targets) except -1
     cpdef int outside(self) except -1
+    cdef void cap_reached(self, int cause) noexcept nogil
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
     cdef void end_other(self, flow_t *f) noexcept

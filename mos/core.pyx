@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.pycapsule cimport PyCapsule_New
 from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
+from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
@@ -20,7 +21,7 @@ import ipaddress
 
 from mos.errors import MosError, StaleFlow, UsageError, VerdictError
 from mos.tcp.policies import POLICIES, index
-from mos.events.spec import LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
+from mos.events.spec import CAPS, LEAVES, ORPHAN_CAUSES, REASONS, REFUSALS
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -28,7 +29,8 @@ cdef extern from "Python.h":
 cdef enum:
     MAX_SECONDS = 1 << 30   # of a timer: 34 years
     DOUBTS = 64             # doubtful segments a direction: more than 64 KB of full ones, few enough to look through
-    MAX_TIMERS = 1 << 20    # armed user timers, 100 bytes each: 100 MB at the worst
+    MAX_TIMERS = 1 << 20    # armed user timers, some 250 bytes each: 250 MB at the worst
+    FLOW_TIMERS = 4096      # of one flow: it shall not use up those of all others
 
 
 cdef class Core:
@@ -93,25 +95,26 @@ cdef class Core:
         return 0
 
     def flow_attach(self, Flow flow, fn):
-        """Attach a handler marked `attached=False` to one flow, from its next event on."""
-        self.bus.attach_flow(<size_t>alive(flow), fn, True)
+        """Attach a handler marked `attached=False` to one flow, from its next event on; False: there are too many sets."""
+        return self.bus.attach_flow(<size_t>alive(flow), fn, True)
 
     def flow_detach(self, Flow flow, fn):
-        """Take a handler off one flow, from its next event on."""
-        self.bus.attach_flow(<size_t>alive(flow), fn, False)
+        """Take a handler off one flow, from its next event on; False: there are too many sets."""
+        return self.bus.attach_flow(<size_t>alive(flow), fn, False)
 
     def flow_timer(self, Flow flow, seconds, value=None, every=False):
-        """Set a timer for a flow (None: for no flow), in packet time; returns its handle."""
+        """Set a timer for a flow (None: for no flow), in packet time; its handle, or None if there are too many."""
         cdef user_timer_t *t
         cdef flow_t *f = alive(flow) if flow is not None else NULL
         cdef int64_t ns = int(seconds * 1e9) if 0 <= seconds < MAX_SECONDS else -1
         cdef trouble_t *home
         if ns < 0 or (every and ns == 0):
             raise UsageError(f"a timer of {seconds} s: give a positive number of seconds")
-        if self.timers_live >= MAX_TIMERS:
-            raise MosError(f"{MAX_TIMERS} timers are set: cancel some, or use one per flow")
-        t = <user_timer_t *>calloc(1, sizeof(user_timer_t))
         home = trouble_of(f) if f != NULL else NULL
+        if self.timers_live >= MAX_TIMERS or (home != NULL and home.ntimers >= FLOW_TIMERS):
+            self.cap_reached(CAP_TIMERS)
+            return None
+        t = <user_timer_t *>calloc(1, sizeof(user_timer_t))
         if t == NULL or (f != NULL and home == NULL):
             free(t)
             raise MemoryError("no memory for a timer")
@@ -121,7 +124,11 @@ cdef class Core:
         Py_INCREF(value)
         t.value = <PyObject *>value
         if f != NULL:
-            t.next, home.timers = <user_timer_t *>home.timers, t
+            t.next, t.at = <user_timer_t *>home.timers, <user_timer_t **>&home.timers
+            if t.next != NULL:
+                t.next.at = &t.next
+            home.timers = t
+            home.ntimers += 1
         self.timer_table[t.handle] = <size_t>t
         t.start = max(ns, 1)        # not before a later packet, or a handler that sets it again would never end
         wheel_arm(self.timers, &t.node, self.now + t.start)
@@ -135,15 +142,18 @@ cdef class Core:
         self.drop_timer(<user_timer_t *><size_t>address)
         return True
 
+    cdef void cap_reached(self, int cause) noexcept nogil:
+        """A bound's policy was applied; CAP_* says which. Told as CapReached before the packet in hand is finished."""
+        self.n.caps[cause] += 1
+        self.caps |= <uint32_t>1 << cause
+
     cdef void drop_timer(self, user_timer_t *t) noexcept:
-        cdef user_timer_t **at
         wheel_cancel(self.timers, &t.node)
         if t.flow != NULL:
-            at = <user_timer_t **>&(<trouble_t *>t.flow.extra).timers
-            while at[0] != NULL and at[0] != t:
-                at = &at[0].next
-            if at[0] == t:
-                at[0] = t.next
+            (<trouble_t *>t.flow.extra).ntimers -= 1
+            t.at[0] = t.next
+            if t.next != NULL:
+                t.next.at = t.at
         self.timer_table.pop(t.handle, None)
         self.timers_live -= 1
         Py_XDECREF(t.value)
@@ -274,6 +284,7 @@ cdef class Core:
             "ended": {r: n.ended[i] for i, r in enumerate(REASONS) if n.ended[i]},
             "decode": self.decoder.counters(), "bus": self.bus.counters(),
             "reassembly": {"bytes": self.budget.used, "peak": self.budget.peak, "refused": self.budget.refused},
+            "caps": {c: n.caps[i] for i, c in enumerate(CAPS) if n.caps[i]},
             "timers": self.timers_live, "ring_lost": self.ring.lost,
         }
 

@@ -4,10 +4,11 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from mos.caps cimport caps_tell
 from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
 from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_CAP_REACHED, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
+    CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t)
@@ -67,15 +68,12 @@ cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
     """The table is full: end a flow by the policy, or none. Never in silence."""
     cdef flow_t *victim = table_victim(k.table, 0)
     cdef flow_t *other = NULL
-    cdef event_t *e
     if victim == NULL or k.full_policy == FULL_LRU:
         other = table_victim(k.table, 1)
     if victim == NULL or (other != NULL and other.last_ns < victim.last_ns):
         victim = other
-    e = ring_add(&k.ring, k.bus.any_mask, KIND_CAP_REACHED, NULL, p, k.now, 0, 1)
-    if e != NULL:
-        e.cause = CAP_FLOWS
-    if drain(k) < 0:
+    k.cap_reached(CAP_FLOWS)
+    if caps_tell(k, NULL, p) < 0:
         return -1
     if victim == NULL or k.full_policy == FULL_REFUSE:
         return 0

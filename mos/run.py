@@ -222,7 +222,7 @@ class Engine:
     def timer(self, seconds, value=None):
         """Fire `Timer` with `value` and no flow after `seconds` of packet time, at the first packet if none was seen yet.
 
-        Returns a handle.
+        Returns a handle; None: refused, and counted, because there are 1,048,576 timers.
         """
         return self.stack.flow_timer(None, seconds, value)
 

@@ -5,6 +5,7 @@ Functions over `Core`, which holds what the stages share; `mos.stack` calls `seg
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
+from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_DROP, MOS_HOLD, WANTS_BYTES, bus_event
 from mos.events.kinds cimport (
@@ -22,8 +23,7 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_park, reasm_parked, reasm_probe,
-    reasm_ready, reasm_skip)
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_parked, reasm_probe, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
@@ -155,7 +155,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         return -1
     if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and S.flags & END_SEEN and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
-        reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, p.payload, p.payload_cap)
+        caps_park(k, S, <uint64_t>off, p.payload, p.payload_cap)
     slots_commit(k.undo)
     return WAY_DONE
 
@@ -231,7 +231,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if n == 0 or off < 0:
         return 0
     if p.tcp_flags & TCP_SYN and k.truth == TRUTH_TAP:
-        reasm_park(<reasm_t **>&S.reasm, &k.limits, &k.budget, <uint64_t>off, data, n)
+        caps_park(k, S, <uint64_t>off, data, n)
         return 0
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
@@ -254,6 +254,9 @@ cdef bint hopeless(Core k, const reasm_t *r) noexcept nogil:
 cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
     cdef end_t *S = &c.flow.end[c.s]
+    caps_over(k, k.plan.over)
+    if caps_tell(k, c.flow, c.pkt) < 0:     # before the verdict below ends the walk
+        return -1
     if k.truth == TRUTH_INLINE:
         if k.answer.verdict < MOS_DROP:
             k.answer.verdict, k.answer.stopped, k.answer.position = MOS_DROP, 1, 65535

@@ -25,6 +25,7 @@ from mos.net.decode cimport decode, decode_ahead
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
+from mos.caps cimport caps_look, caps_tell
 from mos.core cimport DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
 from mos.leave cimport LEAVE_ON, leave, leave_resets
 from mos.lifetime cimport admit, end_flow, expire, release, start_timers
@@ -386,6 +387,9 @@ cdef class Stack(Core):
 
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
+        caps_look(self)
+        if self.caps and caps_tell(self, f, p) < 0:
+            return -1
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:

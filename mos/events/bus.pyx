@@ -361,9 +361,7 @@ cdef class Bus:
         found = [i for i in range(self.nhandlers) if self.functions[i] == fn]
         if not found:
             raise MosError(f"{getattr(fn, '__name__', fn)!r} is no handler of this chain: mark it with @on(…, attached=False)")
-        for i in found:
-            if not self.change(<flow_t *>flow, i, on):
-                raise MosError(f"{self.sets_cap} distinct handler sets are in use: attach fewer combinations")
+        return all([self.change(<flow_t *>flow, i, on) for i in found])
 
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1:
         """The verdict code of what a handler returned; remembers reason and edit. Raises VerdictError."""

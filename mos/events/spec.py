@@ -47,6 +47,7 @@ REFUSALS = ("window", "rst", "syn", "ack", "timestamp", "no_ack", "after_fin", "
 MALFORMED = ("none", "link", "truncated", "ip_version", "ip_header", "ip_length", "ip_options", "extension", "tcp_header",
              "udp_header", "icmp_header", "tunnel", "depth", "fragment_overlap", "fragment_cap", "fragment_timeout",
              "fragment_length")
+CAPS = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains")
 SIDES = ("client", "server")
 
 _RANGE = (Field("offset", "int", "offset", "stream offset of the first byte; the byte after the SYN is 0"),
@@ -146,9 +147,11 @@ KINDS = (
          (Field("cause", "enum", "cause", "what is wrong", MALFORMED),)),
     Kind("Orphan", "Anomaly", "A packet for which there is no flow.",
          (Field("cause", "enum", "cause", "why there is none", ORPHAN_CAUSES),), mos="ORPHAN"),
-    Kind("CapReached", "Anomaly", "A bound was reached and its policy applied.",
+    Kind("CapReached", "Anomaly",
+         "A bound was reached and its policy applied (docs/bounds.md): once for each bound that a packet, or a handler since the "
+         "packet before, has met. The counters tell how often.",
          (Field("cause", "enum", "cause", "which bound",
-                ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains")),)),
+                CAPS),)),
 
     Kind("Timer", "Event", "A timer of `ev.flow.timer(...)` or `mos.every(...)` has come due, in packet time.",
          (Field("value", "object", "obj", "what was given when it was set", filter=False),),

@@ -976,7 +976,8 @@ cdef class Orphan(Anomaly):
 
 
 cdef class CapReached(Anomaly):
-    """A bound was reached and its policy applied."""
+    """A bound was reached and its policy applied (docs/bounds.md): once for each bound that a packet, or a handler
+    since the packet before, has met. The counters tell how often."""
     name = "CapReached"
     bit = 17
     kind_mask = 0x20000

@@ -308,22 +308,24 @@ cdef class Flow:
         self.owner.flow_overlap(self, name)
 
     def attach(self, handler):
-        """From the next event on, `handler` (marked `attached=False`) sees this flow."""
+        """From the next event on, `handler` (marked `attached=False`) sees this flow. False: refused, and counted, because
+        flows have as many combinations of handlers as there may be (`limits.sets`)."""
         live(self, "attach")
-        self.owner.flow_attach(self, handler)
+        return self.owner.flow_attach(self, handler)
 
     def detach(self, handler):
-        """From the next event on, `handler` sees this flow no more."""
+        """From the next event on, `handler` sees this flow no more. False: refused, as by attach()."""
         live(self, "detach")
-        self.owner.flow_detach(self, handler)
+        return self.owner.flow_detach(self, handler)
 
     def timer(self, seconds, value=None, *, every=False):
-        """Fire `Timer` with `value` after `seconds` of packet time, or each time they pass. Returns what cancels it."""
+        """Fire `Timer` with `value` after `seconds` of packet time, or each time they pass. Returns what cancels it; None: refused,
+        and counted, because this flow has 4,096 timers or all flows together 1,048,576."""
         live(self, "timer")
         return self.owner.flow_timer(self, seconds, value, every)
 
     def cancel(self, timer):
-        """Cancel what `timer` returned; True if it was still set."""
+        """Cancel what timer() returned; True if it was still set."""
         live(self, "cancel")
         return self.owner.cancel_timer(timer)
 

@@ -236,8 +236,9 @@ cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 
 
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil:
-    """Keep a refused segment's bytes until the receiver's ACK tells. Too many: the oldest go. -1: no memory or too long."""
+    """Keep a refused segment's bytes until the receiver's ACK tells. 1: the oldest have gone for it. -1: no memory or too long."""
     cdef reasm_t *q = NULL
+    cdef int gone = 0
     cdef seg_t *s
     if 0 < len <= lim.doubt_bytes:
         q = reasm_open(r, b)
@@ -245,11 +246,12 @@ cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off,
         return -1
     while q.doubt != NULL and (q.doubt_bytes + len > lim.doubt_bytes or q.doubts >= lim.doubts):
         drop_doubt(q, b, &q.doubt)
+        gone = 1
     s = seg_new(b, off, data, len, 1)
     if s == NULL:
         return -1
     park_behind(q, q.doubt_tail if q.doubt != NULL else NULL, s)
-    return 0
+    return gone
 
 
 cdef void park_behind(reasm_t *q, seg_t *at, seg_t *s) noexcept nogil:
@@ -443,7 +445,7 @@ cdef class Reassembler:
 
     def park(self, uint64_t offset, bytes data):
         """Park doubtful bytes; True if there was room."""
-        return reasm_park(&self.r, &self.lim, &self.b, offset, data, <uint32_t>len(data)) == 0
+        return reasm_park(&self.r, &self.lim, &self.b, offset, data, <uint32_t>len(data)) >= 0
 
     def acked(self, uint64_t to):
         """The receiver acknowledged up to `to`: adopt what is parked, deliver what is whole."""

@@ -30,7 +30,8 @@ cdef struct side_trouble_t:     # about what this end sent
     uint8_t  dropped_below      # 1: something it sent was dropped by a verdict
 
 cdef struct trouble_t:
-    void    *timers         # user timers of this flow (segment.user_timer_t)
+    void    *timers         # user timers of this flow (core.user_timer_t)
+    uint32_t ntimers
     side_trouble_t side[2]
     int64_t  rst_ns             # a RST in doubt: when
     int64_t  syn_ns             # a SYN that a live connection refused: when

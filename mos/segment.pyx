@@ -114,7 +114,7 @@ cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     cdef end_t *e = &c.flow.end[side]
     cdef reasm_t *r = <reasm_t *>e.reasm
     if r != NULL and r.doubt != NULL:
-        reasm_adopt(r, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
+        reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
         free_late(k, c, side)
 
 cdef int claimed(Core k, scene_t *c) noexcept nogil:
@@ -339,7 +339,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
         ahead -= 1
     if r != NULL and r.doubt != NULL:
         for i in range(c.pkt.nsack if side != c.s else 0):
-            reasm_adopt(r, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
+            reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
                         e.offset + seq_diff(c.pkt.sack[2 * i + 1], e.nxt))
     if ahead <= 0:
         return 0
@@ -350,7 +350,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
         track_fin(c, side)
         return drain(k)
     if r != NULL and r.doubt != NULL:
-        reasm_adopt(r, &k.budget, e.offset, e.offset, hi)
+        reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset, hi)
     if r != NULL and free_late(k, c, side) < 0:
         return -1
     if e.offset < hi:

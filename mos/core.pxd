@@ -7,6 +7,7 @@ from mos.events.ring cimport event_t, ring_t
 from mos.flow.flow cimport end_t, flow_t, timer_node_t
 from mos.flow.table cimport FlowTable, table_t
 from mos.flow.wheel cimport Wheel, wheel_t
+from mos.io.port cimport Port
 from mos.io.writer cimport Writer
 from mos.net.bpf cimport PacketFilter
 from mos.net.decode cimport Decoder, decoder_t
@@ -95,7 +96,9 @@ cdef class Core:
     cdef Wheel idle_wheel, user_wheel
     cdef wheel_t *idle
     cdef wheel_t *timers
-    cdef Writer writer
+    cdef Writer writer          # -w: a copy of what leaves
+    cdef Writer recorder        # --record: what came in, so that the run can be repeated
+    cdef Port port              # live: where packets leave; else None
     cdef PacketFilter selection
     cdef readonly SlotSpace slots
     cdef layout_t *layout

@@ -45,7 +45,8 @@ cdef class Core:
         plan_init(&self.late)
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
-                 targets=(), full=0, straight=True, timeouts=(), limits=None, selection=None, writer=None, on_verdict=None, on_tick=None):
+                 targets=(), full=0, straight=True, timeouts=(), limits=None, selection=None, writer=None, recorder=None,
+                 on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
         bus.engine = self
@@ -55,7 +56,7 @@ cdef class Core:
         self.layout = slots.l
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
-        self.selection, self.writer = selection, writer
+        self.selection, self.writer, self.recorder = selection, writer, recorder
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
         self.full_policy = full

@@ -23,6 +23,8 @@ from mos.tcp.reasm cimport reasm_free
 from mos.tcp.track cimport scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_t
 
+cdef int64_t LEAP_NS = LEAP_S * <int64_t>1000000000
+
 cdef enum:
     CATCH_UP = 1024     # ticks of a periodic timer that a silence holds back; of more the oldest are left out
 
@@ -136,6 +138,17 @@ cdef void release(Core k, flow_t *f) noexcept nogil:
     f.extra = NULL
     k.undo.flow = NULL
     table_remove(k.table, f)
+
+
+cdef void set_clock(Core k, int64_t ts) noexcept nogil:
+    """The first time stamp, one far ahead, and the one after such."""
+    if k.now == 0:
+        start_timers(k, ts)
+    if k.now == 0 or ts - k.now < LEAP_NS or (k.leap and ts - k.leap > -LEAP_NS):
+        k.now = k.slots.now = ts
+        k.leap = 0
+    else:
+        k.leap = ts
 
 
 cdef int expire(Core k) noexcept nogil:

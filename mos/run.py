@@ -93,7 +93,7 @@ class Engine:
     After the run `engine.value(declaration)` gives what a Count, Map, Pool or Table holds.
     """
 
-    def __init__(self, chain, settings=None, *, log=None, write=None, on_tick=None, on_verdict=None, **kwargs):
+    def __init__(self, chain, settings=None, *, log=None, write=None, on_tick=None, on_verdict=None, on_notice=None, **kwargs):
         self.chain = chain if isinstance(chain, Chain) else Chain(*(chain if isinstance(chain, (list, tuple)) else [chain]))
         self.settings = settings or Settings(**kwargs)
         s = self.settings
@@ -101,6 +101,7 @@ class Engine:
         self.log = Log(log, self.chain.names) if log is not None else None
         self.verdicts = on_verdict
         self.ticks = on_tick
+        self.notice = on_notice or (lambda text: None)      # what happens to interfaces, as lines for people
         self.peak_anon = 0
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         subscriptions = list(self.chain.subscriptions)
@@ -149,7 +150,7 @@ class Engine:
             return self.stack.feed(frame, ts_ns, self.settings.linktype if linktype is None else linktype)
 
     def run(self, what, until=0):
-        """Everything from a file name, `-`, or an iterable of (ts_ns, frame); returns self. `until`: stop after that packet.
+        """Everything from a file name, `-`, an iterable of (ts_ns, frame) or a live port; returns self. `until`: stop after that packet.
 
         Raises CaptureError after the last good packet of a damaged file, and whatever a handler raised.
         """
@@ -213,6 +214,9 @@ class Engine:
 
     def _tick(self, packets):
         self._sample()
+        if self.source is not None and self.source.live:
+            for text in self.source.look():
+                self.notice(text)
         if self.ticks is not None:
             self.ticks(packets)
 
@@ -249,6 +253,8 @@ class Engine:
         out |= {"flows": c["flows"].get("created", 0), "events": c["events"], "seconds": round(self.seconds, 6),
                 "cpu_seconds": round(self.cpu_seconds, 6),
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon}
+        if self.source is not None and self.source.live:
+            out["ports"] = self.source.stats()
         rest = {k: v for k, v in c.items() if k not in out}
         return out | rest
 

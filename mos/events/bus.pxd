@@ -82,7 +82,7 @@ cdef class Bus:
     cdef list views                     # reusable Event per handler
     cdef list owners                    # what keeps filters and C contexts alive
     cdef list policies                  # per handler: raise, fail_open, fail_closed, detach
-    cdef dict transitions               # (set, handler, on) -> set
+    cdef dict indices                   # callable -> [handler index]
     cdef dict interned                  # members -> set
     cdef list members                   # by set: an int, bit i for handler i
     cdef dict user_rows                 # user event class -> [handler index] in order

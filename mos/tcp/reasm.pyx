@@ -4,7 +4,7 @@ from libc.string cimport memcpy
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.queue cimport (
-    SWALLOW, budget_take, queue_floor, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
+    SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
     reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
@@ -115,11 +115,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     if len == 0:
         return
     at = off
-    s = NULL
-    if r != NULL and r.tail != NULL and seg_end(r.tail) > off:
-        s = queue_floor(r, off)
-        if s == NULL:
-            s = r.head
+    s = queue_from(r, off, off + len) if r != NULL else NULL
     while s != NULL and s.off < off + len:
         lo = max(off, s.off)
         hi = min(off + len, seg_end(s))

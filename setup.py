@@ -5,7 +5,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 MODULES = [
-    "mos.io.pcap", "mos.io.writer",
+    "mos.io.port", "mos.io.pcap", "mos.io.writer",
     "mos.net.decode", "mos.net.frag", "mos.net.bpf",
     "mos.flow.table", "mos.flow.wheel", "mos.flow.view",
     "mos.tcp.track", "mos.tcp.reasm",

@@ -4,25 +4,23 @@ from libc.stdint cimport uint8_t, uint32_t
 from mos.core cimport Core
 from mos.flow.flow cimport FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
+from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
 from mos.net.packet cimport pkt_t
 
-cdef enum:              # leave: how, ored
-    LEAVE_ON = 0            # to the far side of where the packet came in, its offload state with it
-    LEAVE_BACK = 1          # to the side it came from
-    LEAVE_OURS = 2          # a frame of our own: whole checksums, nothing is left to offloading
-
 cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, uint32_t wirelen, int how) noexcept nogil:
-    """Send `n` bytes with the time and interface of `p`, the packet in hand."""
+    """Send `n` bytes with the time and interface of `p`, the packet in hand. `how`: SEND_*."""
     k.n.packets_out += 1
     if k.writer is not None:
         k.writer.write(p, data, n, wirelen)
+    if k.port is not None:
+        k.port.send(p, data, n, how)
 
 cdef inline void leave_reset(Core k, const pkt_t *p, const flow_t *f, int s, int way) noexcept nogil:
     """A RST to the receiver of `p` (way 0) or back to its sender, side `s` (way 1), if one can be made."""
     cdef uint32_t n = make_reset(k.out, p, f, s, way)
     if n:
         k.n.injected += 1
-        leave(k, p, k.out, n, n, LEAVE_OURS | (LEAVE_BACK if way else LEAVE_ON))
+        leave(k, p, k.out, n, n, SEND_OURS | (SEND_BACK if way else SEND_ON))
 
 cdef inline void leave_resets(Core k, const pkt_t *p, flow_t *f, int s) noexcept nogil:
     """RESET: both ends are told. Later segments: their sender has missed our RST, or its challenge ACK asks for one."""

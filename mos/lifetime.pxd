@@ -3,10 +3,25 @@
 from libc.stdint cimport int64_t
 from mos.core cimport Core
 from mos.flow.flow cimport flow_t
+from mos.flow.wheel cimport wheel_due
 from mos.net.packet cimport pkt_t
 
 cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil
 cdef void release(Core k, flow_t *f) noexcept nogil
 cdef int expire(Core k) noexcept nogil
-cdef void start_timers(Core k, int64_t ts) noexcept nogil
+cdef void set_clock(Core k, int64_t ts) noexcept nogil
+
+cdef enum:
+    LEAP_S = 3600       # one broken time stamp must not time every flow out: further ahead counts once a second one confirms it
+
+cdef inline int pass_time(Core k, int64_t ts) noexcept nogil:
+    """It is `ts` now, and packet time never goes back: what has come due happens. -1: a handler raised."""
+    if ts > k.now:
+        if k.now and not k.leap and ts - k.now < <int64_t>LEAP_S * 1000000000:
+            k.now = k.slots.now = ts
+        else:
+            set_clock(k, ts)
+    if wheel_due(k.idle, k.now) or wheel_due(k.timers, k.now):
+        return expire(k)
+    return 0

@@ -5,8 +5,8 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.caps cimport caps_tell
-from mos.core cimport DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
-from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
+from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
+from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
@@ -22,6 +22,8 @@ from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
 from mos.tcp.track cimport scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport trouble_t
+
+cdef int64_t LEAP_NS = LEAP_S * <int64_t>1000000000
 
 cdef enum:
     CATCH_UP = 1024     # ticks of a periodic timer that a silence holds back; of more the oldest are left out
@@ -87,9 +89,6 @@ cdef int orphan(Core k, const pkt_t *p, int cause) noexcept nogil:
     e = ring_add(&k.ring, k.bus.any_mask, KIND_ORPHAN, NULL, p, k.now, 0, 1)
     if e != NULL:
         e.cause = <uint8_t>cause
-    if k.safe and cause == ORPHAN_TABLE_FULL:       # nothing passes unseen
-        k.answer.verdict, k.answer.position = MOS_DROP, 65535
-        k.n.dropped[DROPPED_TABLE] += 1
     return drain(k)
 
 
@@ -139,6 +138,17 @@ cdef void release(Core k, flow_t *f) noexcept nogil:
     f.extra = NULL
     k.undo.flow = NULL
     table_remove(k.table, f)
+
+
+cdef void set_clock(Core k, int64_t ts) noexcept nogil:
+    """The first time stamp, one far ahead, and the one after such."""
+    if k.now == 0:
+        start_timers(k, ts)
+    if k.now == 0 or ts - k.now < LEAP_NS or (k.leap and ts - k.leap > -LEAP_NS):
+        k.now = k.slots.now = ts
+        k.leap = 0
+    else:
+        k.leap = ts
 
 
 cdef int expire(Core k) noexcept nogil:

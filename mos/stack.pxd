@@ -3,18 +3,19 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from mos.events.ring cimport event_t
 from mos.flow.flow cimport flow_t
-from mos.io.pcap cimport Source
+from mos.io.port cimport Port
 from mos.net.packet cimport pkt_t
 from mos.core cimport Core
 
 cdef class Stack(Core):
-    cdef int loop(self, Source source) noexcept nogil
+    cdef int loop(self, Port source) noexcept nogil
+    cdef int one_batch(self, Port source, pkt_t *batch) noexcept nogil
+    cdef int64_t ticked         # packet time of the last tick
     cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil
     cdef bint exact             # each packet in a malloc of its own, for AddressSanitizer: a buffer of many hides overruns
     cdef int packet(self, pkt_t *p) noexcept nogil
     cdef int exact_packet(self, pkt_t *p) noexcept nogil
     cdef int take(self, pkt_t *p) noexcept nogil
-    cdef void set_clock(self, int64_t ts) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil

@@ -19,17 +19,16 @@ from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_side)
 from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
-from mos.flow.wheel cimport wheel_due
+from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode, decode_ahead
 from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
-from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
-from mos.leave cimport LEAVE_ON, leave, leave_resets
-from mos.lifetime cimport admit, end_flow, expire, release, start_timers
-from mos.safe cimport safe_after, safe_alter
+from mos.core cimport DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
+from mos.leave cimport leave, leave_resets
+from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
@@ -41,15 +40,13 @@ import os
 
 from mos.errors import UsageError
 
-cdef int64_t LEAP_NS = 3_600_000_000_000
-
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
 
 cdef enum:
-    BATCH = 64              # the GIL is taken once per batch at most; 64 frames' headers fit the L1 cache
     NEAR = 8                # a flow is fetched so many packets ahead: some 500 ns, several memory latencies
-    TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets: some 10 ms
+    TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
+    TICK_NS = 50_000_000    # live, where a batch may be one packet; signals, links and deadlines are seen to as often
 
 
 @cython.final
@@ -59,10 +56,11 @@ cdef class Stack(Core):
     def __cinit__(self, *args, **kwargs):
         self.exact = bool(os.environ.get("MOS_SANITIZE"))
 
-    def run(self, Source source):
+    def run(self, Port source):
         """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
         cdef int rc
         self.outside()
+        self.port = source if source.live else None
         self.bus.saved = PyEval_SaveThread()
         self.bus.holding = 0
         rc = self.loop(source)
@@ -71,29 +69,46 @@ cdef class Stack(Core):
             raise self.bus.error
         return rc
 
-    cdef int loop(self, Source source) noexcept nogil:
+    cdef int loop(self, Port source) noexcept nogil:
         cdef pkt_t batch[BATCH]
-        cdef int n, i
+        cdef int n
         memset(batch, 0, sizeof(batch))
         while not self.stop:
-            n = source.recv_batch(batch, BATCH)
+            n = self.one_batch(source, batch)
             if n <= 0:
                 return n
-            self.look_ahead(batch, n)
-            for i in range(n):
-                if i + NEAR < n and batch[i + NEAR].ahead:
-                    table_prefetch_flow(self.table, batch[i + NEAR].hash)
-                if self.packet(&batch[i]) < 0:
-                    return -2
-                if self.stop or self.n.packets_in == self.until:
-                    return 0
+            if self.until and self.n.packets_in >= self.until:
+                return 0
             self.batches += 1
-            if self.batches % TICK_BATCHES == 0:
+            if not batch[n - 1].number or (self.now - self.ticked > TICK_NS if source.live else self.batches % TICK_BATCHES == 0):
+                self.ticked = self.now
                 bus_take_gil(self.bus)
                 if (<int (*)(Stack) noexcept nogil>tick_of)(self):
                     return -2
             bus_drop_gil(self.bus)
         return 0
+
+    cdef int one_batch(self, Port source, pkt_t *batch) noexcept nogil:
+        """Take a batch to completion: how many packets and ticks, 0 at the end, -1 damage, -2 a handler raised.
+
+        A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left.
+        """
+        cdef int n, i
+        source.due = min(self.idle.next_due, self.timers.next_due)
+        n = source.recv_batch(batch, BATCH)
+        self.look_ahead(batch, n)
+        for i in range(n):
+            if i + NEAR < n and batch[i + NEAR].ahead:
+                table_prefetch_flow(self.table, batch[i + NEAR].hash)
+            if self.recorder is not None:
+                self.recorder.record(&batch[i])
+            if (self.packet(&batch[i]) if batch[i].number else pass_time(self, batch[i].ts)) < 0:
+                return -2
+            if (self.stop and not source.live) or (self.until and self.n.packets_in == self.until):
+                break
+        if source.live:
+            source.settle()
+        return n
 
     cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil:
         """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed."""
@@ -108,18 +123,18 @@ cdef class Stack(Core):
                 batch[i].hash = table_hash(self.table, &batch[i].key)
                 table_prefetch(self.table, batch[i].hash)
 
-    def run_batch(self, Source source):
-        """One batch, for callers that look at events in between; number of packets, 0 at the end. Raises like `run`."""
+    def run_batch(self, Port source):
+        """One batch, for callers that look at events in between, or wait by themselves: how many packets and ticks, 0 at the
+        end. Raises like `run`."""
         cdef pkt_t batch[BATCH]
-        cdef int n, i
+        cdef int n
         self.outside()
+        self.port = source if source.live else None
         memset(batch, 0, sizeof(batch))
-        n = source.recv_batch(batch, BATCH)
-        self.look_ahead(batch, n)
         self.bus.holding = 1
-        for i in range(n):
-            if self.packet(&batch[i]) < 0:
-                raise self.bus.error
+        n = self.one_batch(source, batch)
+        if n == -2:
+            raise self.bus.error
         return n
 
     def feed(self, frame, int64_t ts, linktype=1, csum_partial=False, gso_size=0):
@@ -188,11 +203,8 @@ cdef class Stack(Core):
         """One packet, to completion. -1: a handler raised and the run is to stop."""
         self.n.packets_in += 1
         self.n.bytes_in += p.wirelen
-        if p.ts > self.now:
-            self.set_clock(p.ts)
-        if wheel_due(self.idle, self.now) or wheel_due(self.timers, self.now):
-            if expire(self) < 0:
-                return -1
+        if pass_time(self, p.ts) < 0:
+            return -1
         answer_reset(&self.answer)
         self.edited = 0
         self.ring.n = 0
@@ -216,17 +228,6 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, NULL, 0)
-
-    cdef void set_clock(self, int64_t ts) noexcept nogil:
-        """Packet time never goes back. A leap of more than an hour counts once the next packet confirms it: one broken time
-        stamp must not time every flow out."""
-        if self.now == 0:
-            start_timers(self, ts)
-        if ts - self.now < LEAP_NS or self.now == 0 or (self.leap and ts - self.leap > -LEAP_NS):
-            self.now = self.slots.now = ts
-            self.leap = 0
-        else:
-            self.leap = ts
 
     cdef bint selected(self, const pkt_t *p) noexcept nogil:
         """The packet filter's word; it is compiled when a link type is first met."""
@@ -388,17 +389,14 @@ cdef class Stack(Core):
 
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
-        cdef int how = ALTER_NONE
         caps_look(self)
         if self.caps and caps_tell(self, f, p) < 0:
             return -1
-        if self.alter and (self.answer.verdict < MOS_HOLD or self.committed):
-            how = safe_alter(self, p, f, s)
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
-        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD and how != ALTER_GONE:
+        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
             if p.reassembled:
                 self.answer.verdict, self.answer.position = MOS_DROP, 65535
                 self.n.dropped[1] += 1
@@ -408,17 +406,12 @@ cdef class Stack(Core):
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
         if self.answer.verdict < MOS_DROP or self.committed:
-            if how != ALTER_GONE:
-                self.n.forwarded += 1
-                leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
-                      self.out_len if how else p.wirelen, LEAVE_ON)
-            if self.alter:
-                safe_after(self, p, f, s)
+            self.n.forwarded += 1
+            leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen, p.wirelen, SEND_ON)
         elif self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
         elif f != NULL and f.flags & FLOW_DROPPED:
             self.n.dropped[DROPPED_PROGRAM] += 1
-        self.alter = ALTER_NONE
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
             self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:

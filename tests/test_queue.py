@@ -35,7 +35,7 @@ def test_what_covers_again_and_again_finds_one_segment():
 
 
 def test_a_cover_without_memory_changes_nothing():
-    r = islands(Reassembler(budget=20 * 48 + 2500), 20)
+    r = islands(Reassembler(budget=islands(Reassembler(), 20).state["used"] + 1950), 20)
     before = r.state | {"duplicate": 0}
     assert r.write(9, b"n" * 2000) is None and r.state | {"duplicate": 0} == before
 

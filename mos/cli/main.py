@@ -15,7 +15,7 @@ from mos.errors import MosError, UsageError
 
 # Subcommand: its module, which has add_parser(subparsers), and its line in `mos --help`. Only the one asked for is imported.
 COMMANDS = {
-    "run": ("mos.cli.run_cmd", "run middleboxes on a capture"),
+    "run": ("mos.cli.run_cmd", "run middleboxes on a capture or live"),
     "flows": ("mos.cli.flows", "tell what became of every flow of a capture"),
     "events": ("mos.cli.events_cmd", "list the events, explain one, or show who subscribes to what in a chain"),
     "explain": ("mos.cli.explain_cmd", "show the program that a filter compiles to"),

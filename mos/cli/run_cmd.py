@@ -1,8 +1,9 @@
-"""`mos run`: a chain of middleboxes on a capture."""
+"""`mos run`: a chain of middleboxes on a capture, between two interfaces, or on a tap."""
 import json
 import os
 import shlex
 import sys
+import time
 
 from mos.cli.load import load_chain, near
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
@@ -18,11 +19,13 @@ examples:
   mos run in=./count.py out=./count.py -r trace.pcap --set out.port=80
   mos run -c chain.toml -r trace.pcap --stats=stats.json
   tcpdump -w - | mos run monitor -r - -f 'tcp port 80'
+  mos run firewall monitor -i eth1:eth2 --set firewall.rules=rules.toml      between two networks; Ctrl-C ends it
+  mos run monitor -i eth0 --for 60                        a tap: looks, changes nothing
 """
 # Option: key in a chain file's [run] and its type there.
-RUN_KEYS = {"read": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str, "safe": str,
+RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
             "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
-REPLAYED = ("filter", "checksum", "overlap", "pickup", "truth", "safe", "tunnels", "max_flows")
+REPLAYED = ("filter", "checksum", "overlap", "pickup", "truth", "tunnels", "max_flows")
 
 
 def positive(text):
@@ -33,14 +36,29 @@ def positive(text):
     return int(text)
 
 
+def seconds(text):
+    """A time above 0 in seconds, for argparse."""
+    import argparse
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"takes a number of seconds above 0, not {text!r}")
+    return value
+
+
 def add_parser(subparsers):
     """Enter the subcommand's options."""
-    p = subparsers.add_parser("run", help="run middleboxes on a capture", epilog=EXAMPLES,
-                              description="Run a chain of middleboxes on a capture. What they drop is counted and logged, and missing from -w.")
+    p = subparsers.add_parser("run", help="run middleboxes on a capture or on live interfaces", epilog=EXAMPLES,
+                              description="Run a chain of middleboxes on a capture, or live. What they drop is counted and logged, and missing from -w.")
     p.add_argument("nf", nargs="*", metavar="NF", help="middleboxes in order from client to server")
     p.add_argument("-c", "--chain", metavar="FILE", help="take the chain, and options, from a TOML file instead")
     p.add_argument("--set", metavar="BOX.OPTION=VALUE", action="append", default=[], help="an option of a middlebox; may be repeated")
     p.add_argument("-r", "--read", metavar="FILE", help="capture to read: pcap or pcapng, plain, gzip or zstd; - is standard input")
+    p.add_argument("-i", "--interface", metavar="A:B",
+                   help="bridge two interfaces, the clients' side first, with the middleboxes between them; one name, or any, is a tap")
+    p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
     p.add_argument("-w", "--write", metavar="FILE",
                    help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
     p.add_argument("--log", metavar="FILE", help="write events and verdicts as JSON lines; - is standard output, prints then go to stderr")
@@ -50,9 +68,7 @@ def add_parser(subparsers):
                    help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
     p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered, by the receiving host: linux,10.0.0.0/8=windows (default first)")
     p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
-    p.add_argument("--truth", metavar="MODE", help="tap (default): packets may be lost around us; inline: what we drop is not delivered")
-    p.add_argument("--safe", metavar="MODE", help="inline, let no byte of a stream pass but as the middleboxes saw it: auto (default: if one "
-                   "may stop or change content), on, off; wants --checksum other than off")
+    p.add_argument("--truth", metavar="MODE", help="tap: packets may be lost around us; inline (default between two interfaces): what we drop is not delivered")
     p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")
     p.add_argument("--max-flows", metavar="N", type=positive, help="flows followed at a time (default 1048576)")
     p.add_argument("--stats", action="store_true", help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
@@ -78,7 +94,8 @@ class Run:
 
     def __init__(self, args, stop):
         self.args, self.stop = args, stop
-        self.engine = self.progress = None
+        self.engine = self.progress = self.source = self.deadline = None
+        self.inline = False
         self.out, self.prints = sys.stdout, sys.stdout
 
     def go(self):
@@ -102,26 +119,30 @@ class Run:
     def open(self, chain, extra):
         """Source first: an output must not truncate what is to be read."""
         from mos.cli.progress import Progress
+        from mos.io.live import open_live
         from mos.io.source import open_source
         from mos.run import Engine
         args = self.args
-        settings = settings_of(args, extra)
-        self.source = open_source(args.read)
+        self.source = open_live(args.interface) if args.interface else open_source(args.read)
+        self.inline = self.source.live and self.source.sides == 2
+        settings = settings_of(args, extra, self.source.live, self.inline)
         self.stop.watch(self)
         check_filter(args.filter, self.source.linktypes.values())
         if args.verbose:
             print("\n".join(chain.describe()), file=sys.stderr)
-        if not (args.quiet or args.no_progress) and sys.stderr.isatty():
+        if not (args.quiet or args.no_progress or args.interface) and sys.stderr.isatty():
             self.progress = Progress(self.source, sys.stderr)
         try:
             self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write,
-                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None)
+                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
 
     def tick(self, packets):
         if self.progress is not None:
             self.progress.show(packets)
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.engine.halt()
         if self.engine.writer is not None:
             self.engine.writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
 
@@ -136,6 +157,11 @@ class Run:
     def feed(self):
         """Run the source through and end the flows; what went wrong, or None. A run that a handler ended stays where it is."""
         damage = None
+        if self.args.interface and not self.args.quiet:
+            what = f"between {' and '.join(self.args.interface.split(':'))}" if self.inline else f"on a tap of {self.args.interface}"
+            print(f"mos: running {what}; Ctrl-C ends it", file=sys.stderr)
+        if self.args.seconds:
+            self.deadline = time.monotonic() + self.args.seconds
         try:
             try:
                 self.engine.run(self.source, until=self.args.until or 0)
@@ -151,6 +177,9 @@ class Run:
         finally:
             if self.progress is not None:
                 self.progress.clear()
+            if self.args.interface:
+                self.ports = self.source.stats() if self.source.live else {}
+                self.source.close()
         return None if self.stop.signal else damage
 
     def abandon(self):
@@ -167,7 +196,7 @@ class Run:
         self.summary()
         if broken:
             raise BrokenPipeError
-        if self.stop.signal:
+        if self.stop.signal and not self.args.interface:
             return self.stop.status
         if isinstance(error, (UsageError, SystemExit)):
             return 2 if isinstance(error, UsageError) else 1
@@ -199,7 +228,9 @@ class Run:
             with open(args.stats_file, "w", encoding="utf-8") as f:
                 f.write(json.dumps(stats) + "\n")
         if not (args.quiet or args.stats or args.stats_file):
-            print(sentence(stats, args.write), file=sys.stderr)
+            print(sentence(stats, args.write or self.inline), file=sys.stderr)
+            for line in port_lines(stats.get("ports", {})):
+                print(line, file=sys.stderr)
 
 
 def sentence(stats, written):
@@ -214,6 +245,15 @@ def sentence(stats, written):
     if stats["injected"]:
         parts.append(f"{stats['injected']} {'injected' if written else 'would be injected'}")
     return ", ".join(parts) + f", {stats['seconds']:.2f} s"
+
+
+def port_lines(ports):
+    """What each interface saw, and what was lost there."""
+    for name, c in ports.items():
+        lost = {"ring full": c["kernel_drops"], "too long": c["truncated"]} | {
+            f"not sent, {cause.replace('_', ' ')}": n for cause, n in c["unsent"].items()}
+        said = "".join(f", {n} lost ({cause})" for cause, n in lost.items() if n)
+        yield f"mos: {name}: {c['received']} received, {c['sent']} sent{said}"
 
 
 def cannot_write(name, error):
@@ -232,7 +272,9 @@ def nobody_reads(stream):
 
 
 def replay(args, packet):
-    """A command line that comes to the same packet again."""
+    """A command line that comes to the same packet again; None: live packets do not."""
+    if args.interface:
+        return None
     words = ["mos", "run", *args.nf]
     words += ["-c", args.chain] if args.chain else []
     words += [part for word in args.set for part in ("--set", word)]
@@ -259,17 +301,25 @@ def merge(args, extra):
 def check_words(args):
     """What can be told before anything is loaded or opened."""
     if not (args.nf or args.chain or args.log or args.write or args.stats or args.stats_file):
-        raise UsageError("name a middlebox, ready or a file: mos run monitor -r FILE (mos help lists the ready ones)")
-    if not (args.read or args.chain):
-        raise UsageError("name a capture: -r FILE, or -r - for standard input")
+        if not args.interface:
+            raise UsageError("name a middlebox, ready or a file: mos run monitor -r FILE (mos help lists the ready ones)")
+    if not (args.read or args.interface or args.chain):
+        raise UsageError("name a capture: -r FILE, or -r - for standard input; or interfaces: -i A:B to bridge, -i A to tap")
+    if args.read and args.interface:
+        raise UsageError("-r and -i cannot be used together: packets come from a capture or from interfaces")
+    if args.seconds and not args.interface:
+        raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
     if args.write == "-" and args.log == "-":
         raise UsageError("-w - and --log - cannot share standard output: send one of them to a file")
 
 
 def check(args, chain):
     """What can be told before an output is opened, and so emptied."""
-    if not args.read:
-        raise UsageError(f"name a capture: -r FILE, or read = … under [run] of {args.chain}")
+    if args.read and args.interface:
+        args.read = None if "read" in args.from_chain else args.read
+        args.interface = None if "interface" in args.from_chain and args.read else args.interface
+    if not (args.read or args.interface):
+        raise UsageError(f"name a capture: -r FILE, or interfaces: -i A:B, or read = … under [run] of {args.chain}")
     outputs = [("-w", args.write), ("--log", args.log), ("--stats", args.stats_file)]
     taken = [("-r", args.read), ("-c", args.chain)] + [("NF", file_of(nf)) for nf in chain.nfs]
     for option, path in outputs:
@@ -306,11 +356,13 @@ def same_file(a, b):
         return os.path.abspath(a) == os.path.abspath(b)
 
 
-def settings_of(args, extra):
+def settings_of(args, extra, live=False, inline=False):
     """Settings of the command line and [run]; what is not said keeps its default."""
     from mos.run import Settings
-    said = {key: getattr(args, key) for key in ("truth", "safe", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
+    said = {key: getattr(args, key) for key in ("truth", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
     said |= {key: extra[key] for key in ("timeouts", "limits") if key in extra}
+    if live:
+        said = {"truth": "inline" if inline else "tap", "raise_errors": False} | said
     if args.filter:
         said["bpf"] = args.filter
     if args.tunnels is not None:

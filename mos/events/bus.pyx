@@ -1,7 +1,7 @@
 """Dispatch: from an event to the handlers that want it, in walking order, and from their answers to one verdict.
 
 A handler set is an interned, immutable table of rows (moment, kind, direction); a flow holds just its number. Attaching
-and detaching move the flow along cached transitions between sets, so memory grows with distinct sets, not with flows.
+and detaching move the flow from set to set, so memory grows with distinct sets, not with flows.
 """
 from libc.stdlib cimport calloc, free, malloc
 from cpython.object cimport PyObject
@@ -11,6 +11,8 @@ from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.sets cimport MOMENTS, ROWS, set_change, set_free, set_open
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
+
+from collections.abc import Hashable
 
 from mos.errors import ChainError, HandlerError, MosError, VerdictError
 from mos.events.order import in_order, listeners, walk
@@ -26,7 +28,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_HANDLERS = 4096     # a row entry is 16 bits; a chain of hundreds of boxes fits
-    MAX_MOVES = 1 << 16     # cached transitions between sets, some 250 bytes each; a new one is found in 2 us
     MAX_DEPTH = 16          # user events that publish user events: deeper is a loop
     MAX_PUBLISHED = 65536   # user events of one built-in event: more is a handler that never stops yielding
 
@@ -237,7 +238,7 @@ cdef class Bus:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
         self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
         self.asking = -1
-        self.errors, self.transitions, self.interned, self.user_rows = {}, {}, {}, {}
+        self.errors, self.interned, self.user_rows, self.indices = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
         self.members, self.queue, self.published = [], [], {}
         self.subscriptions = subscriptions
@@ -274,6 +275,8 @@ cdef class Bus:
         else:
             self.python = 1
         self.functions.append(s.function)
+        if isinstance(s.function, Hashable):
+            self.indices.setdefault(s.function, []).append(i)
         self.names.append(s.name)
         self.policies.append(s.policy)
         for at in s.moments:
@@ -337,29 +340,23 @@ cdef class Bus:
     cdef int change(self, flow_t *f, int what, bint on) except -1:
         """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; 0: the cap on sets refused it."""
         cdef set_t made
-        key = (f.set_id, what, on)
-        found = self.transitions.get(key)
+        those = 1 << what if what >= 0 else sum([1 << i for i in range(self.nhandlers) if self.handlers[i].position == -1 - what])
+        members = self.members[f.set_id] | those if on else self.members[f.set_id] & ~those
+        found = self.interned.get(members)
         if found is None:
-            those = sum([1 << i for i in range(self.nhandlers) if i == what or self.handlers[i].position == -1 - what])
-            members = self.members[f.set_id] | those if on else self.members[f.set_id] & ~those
-            found = self.interned.get(members)
-            if found is None:
-                if self.nsets == self.sets_cap:
-                    self.sets_refused += 1
-                    return 0
-                if set_change(&made, &self.sets[f.set_id], self.places, what, on) < 0:
-                    raise MemoryError("no memory for a handler set")
-                found = self.intern(members, &made)
-            if len(self.transitions) >= MAX_MOVES:
-                self.transitions.clear()
-            self.transitions[key] = found
+            if self.nsets == self.sets_cap:
+                self.sets_refused += 1
+                return 0
+            if set_change(&made, &self.sets[f.set_id], self.places, what, on) < 0:
+                raise MemoryError("no memory for a handler set")
+            found = self.intern(members, &made)
         use_set(self, f, <uint32_t>found)
         return 1
 
     def attach_flow(self, size_t flow, fn, bint on):
         """Attach (or detach) `fn` for the flow at this address: `Flow.attach` ends here."""
-        found = [i for i in range(self.nhandlers) if self.functions[i] == fn]
-        if not found:
+        found = self.indices.get(fn) if isinstance(fn, Hashable) else None
+        if found is None:
             raise MosError(f"{getattr(fn, '__name__', fn)!r} is no handler of this chain: mark it with @on(…, attached=False)")
         return all([self.change(<flow_t *>flow, i, on) for i in found])
 

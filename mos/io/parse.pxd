@@ -84,7 +84,9 @@ cdef struct reader_t:
     uint32_t first_iface    # of the present section
     uint32_t room
     uint32_t sections
+    char     writer[32]     # shb_userappl of the present section, cut to fit
     int64_t  last_ts
+    uint32_t offloads       # packets with an offload state
     # damage: WHY_*, the byte it was found at, and two numbers for the text
     int      why
     uint64_t at
@@ -105,7 +107,14 @@ cdef enum:                  # block types
     SIMPLE = 3
     STATISTICS = 5
     ENHANCED = 6
+    CUSTOM = 0xbad
     BYTE_ORDER = 0x1a2b3c4d
+
+# What our recordings of live runs hold beyond packets. The enterprise number is the one for examples (RFC 5612).
+cdef enum:
+    ENTERPRISE = 32473
+    TICK_BLOCK = 1          # custom block: enterprise, this, and the time in ns as two words, the upper first
+    OPTION_CUSTOM = 2989    # of a packet: enterprise, gso_size (16 bits), gso_type, csum_partial
 
 cdef enum:                  # which of a record's two lengths is the captured one
     LENGTHS_PLAIN           # the first (version 2.4)
@@ -275,6 +284,18 @@ cdef inline int read_interface(reader_t *r, uint32_t length) noexcept nogil:
     r.nifaces += 1
     return 0
 
+cdef inline void read_writer(reader_t *r, const uint8_t *p, uint32_t n) noexcept nogil:
+    """The program that wrote a section (shb_userappl), among its options, which fit."""
+    cdef uint32_t length
+    while n >= 4 and rd16(p, r.swap) != 0:
+        length = rd16(p + 2, r.swap)
+        if rd16(p, r.swap) == 4:
+            memset(r.writer, 0, sizeof(r.writer))
+            memcpy(r.writer, p + 4, min(length, sizeof(r.writer) - 1))
+        length = 4 + pad4(length)
+        p += length
+        n -= length
+
 cdef inline int read_section(reader_t *r) noexcept nogil:
     """A Section Header Block, whose length can be read only once its byte order is known. 1: done, 0: `need`."""
     cdef uint32_t magic = rd32(r.cur + 8, False)
@@ -297,9 +318,31 @@ cdef inline int read_section(reader_t *r) noexcept nogil:
     if pad4(rd32(r.cur + length - 4, swap)) != length:
         return damage(r, WHY_TRAILER, length, rd32(r.cur + length - 4, swap))
     r.swap = swap
+    read_writer(r, r.cur + 24, length - 28)
     r.first_iface = r.nifaces
     r.sections += 1
     r.cur += length
+    return 1
+
+cdef inline void read_offload(reader_t *r, const uint8_t *p, uint32_t n, pkt_t *k) noexcept nogil:
+    """The offload state among a packet's options, which fit."""
+    cdef uint32_t length
+    while n >= 4 and rd16(p, r.swap) != 0:
+        length = rd16(p + 2, r.swap)
+        if rd16(p, r.swap) == OPTION_CUSTOM and length == 8 and rd32(p + 4, r.swap) == ENTERPRISE:
+            k.gso_size, k.gso_type, k.csum_partial = rd16(p + 8, r.swap), p[10], p[11] != 0
+            r.offloads += 1
+        length = 4 + pad4(length)
+        p += length
+        n -= length
+
+cdef inline int read_tick(reader_t *r, uint32_t length, pkt_t *k) noexcept nogil:
+    """1: a custom block says how late it was when nothing came. 0: it is something else."""
+    cdef const uint8_t *p = r.cur
+    if length < 28 or rd32(p + 8, r.swap) != ENTERPRISE or rd32(p + 12, r.swap) != TICK_BLOCK:
+        return 0
+    memset(k, 0, sizeof(pkt_t))
+    k.ts = to_ns(<uint64_t>rd32(p + 16, r.swap) << 32 | rd32(p + 20, r.swap), 1, 1, 0, 0)
     return 1
 
 cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *k) noexcept nogil:
@@ -332,6 +375,9 @@ cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *
     length -= pad4(cap)
     if length and kind != SIMPLE and not options_fit(p + head + pad4(cap), length, swap):
         return damage(r, WHY_OPTION, 0, 0)
+    k.gso_size = k.gso_type = k.csum_partial = 0
+    if length and kind == ENHANCED:
+        read_offload(r, p + head + pad4(cap), length, k)
     prefetch(p + 64)
     k.frame = p + head
     k.caplen = cap
@@ -371,6 +417,9 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             if n == 0 or read_packet(r, kind, length, &pkts[i]) < 0:
                 break
             i += 1
+        elif kind == CUSTOM:
+            if n:
+                i += read_tick(r, length, &pkts[i])
         elif kind == INTERFACE:
             if read_interface(r, length) < 0:
                 break

@@ -1,9 +1,10 @@
 """Reading captures from a mapped file, a descriptor or a Python object."""
 from libc.stdint cimport int64_t, uint8_t
 from mos.io.parse cimport parse_t, reader_t
+from mos.io.port cimport Port
 from mos.net.packet cimport pkt_t
 
-cdef class Source:
+cdef class Source(Port):
     cdef reader_t r
     cdef parse_t parse
     cdef int fd             # read(2) from here, or -1
@@ -23,7 +24,6 @@ cdef class Source:
     cdef readonly str name
     cdef readonly str format
 
-    cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil
     cdef bint map_file(self) except -1
     cdef bint read_exactly(self, size_t size) except -1
     cdef int start_buffer(self, bytes head, size_t room) except -1

@@ -294,6 +294,8 @@ cdef class Source:
                 return
             batch = []
             for i in range(n):
+                if not pkts[i].number:      # a tick of a recording
+                    continue
                 batch.append(Record(pkts[i].number, pkts[i].ts,
                                     PyBytes_FromStringAndSize(<const char *>pkts[i].frame, pkts[i].caplen),
                                     pkts[i].wirelen, pkts[i].linktype, pkts[i].iface))
@@ -330,6 +332,12 @@ cdef class Source:
     def linktypes(self):
         """LINKTYPE_* by interface ordinal, of the interfaces described so far."""
         return {i: self.r.ifaces[i].linktype for i in range(self.r.nifaces)}
+
+    @property
+    def recorded(self):
+        """"inline" or "tap" if a live run of ours recorded it (`--record`), else None."""
+        words = (<bytes>self.r.writer).decode(errors="replace").split()
+        return words[1] if len(words) == 2 and words[0] == "mos" and words[1] in ("inline", "tap") else None
 
     @property
     def nanosecond(self):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from mos.errors import CaptureError, UsageError
 from mos.io.pcap import Source
+from mos.io.port import Port
 
 GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -29,12 +30,12 @@ ZSTD_WINDOW = 1 << 27
 
 def open_source(what, *, linktype=1, max_bytes=MAX_BYTES):
     """A Source for a path, `-` (standard input), an open binary file, the bytes of a capture, or an iterable of
-    (ts_ns, frame) or (ts_ns, frame, wirelen), whose link type is `linktype`.
+    (ts_ns, frame) or (ts_ns, frame, wirelen), whose link type is `linktype`; a frame of None says only how late it is.
 
     pcap and pcapng, plain or compressed by gzip or zstd; of compressed input at most `max_bytes` are unpacked.
     Raises UsageError for what cannot be opened, CaptureError for what is no capture.
     """
-    if isinstance(what, Source):
+    if isinstance(what, Port):
         return what
     if isinstance(what, (bytes, bytearray, memoryview)):
         return _from_object(io.BytesIO(what), "capture", max_bytes)
@@ -228,6 +229,8 @@ class _Packets:
     def block(ts, frame, wirelen=None):
         if not 0 <= ts <= 1 << 62:
             raise UsageError(f"packet time {ts} is not in ns since 1970")
+        if frame is None:       # a tick, as in recordings of live runs
+            return struct.pack("<IIIIIII", 0xBAD, 28, 32473, 1, ts >> 32, ts & 0xFFFFFFFF, 28)
         pad = -len(frame) % 4
         size = 32 + len(frame) + pad
         return b"".join((struct.pack("<IIIIIII", 6, size, 0, ts >> 32, ts & 0xFFFFFFFF, len(frame),

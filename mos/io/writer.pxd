@@ -29,6 +29,8 @@ cdef class Writer:
     cdef readonly str format
 
     cdef int write(self, const pkt_t *p, const uint8_t *data, uint32_t caplen, uint32_t wirelen) noexcept nogil
+    cdef int record(self, const pkt_t *p) noexcept nogil
+    cdef int register(self, uint16_t iface, uint16_t linktype) noexcept nogil
     cdef int flush_buffer(self) noexcept nogil
     cdef void start(self) noexcept nogil
     cdef uint32_t find_idb(self, uint16_t iface, uint16_t linktype) noexcept nogil

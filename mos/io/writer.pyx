@@ -9,10 +9,11 @@ from posix.unistd cimport close, write
 
 import os
 import stat
+import struct
 import sys
 
 from mos.errors import MosError, UsageError
-from mos.io.parse cimport max_caplen
+from mos.io.parse cimport CUSTOM, ENTERPRISE, OPTION_CUSTOM, TICK_BLOCK, max_caplen
 from mos.io.pcap import is_mapped
 
 cdef extern from "<poll.h>" nogil:
@@ -29,6 +30,9 @@ cdef enum:
 
 cdef enum:
     FAILED_NOT, FAILED_ERRNO, FAILED_SIGNAL, FAILED_LINKTYPE, FAILED_MEMORY, FAILED_CLOSED
+
+
+SECTION, INTERFACE = 0x0A0D0D0A, 1
 
 
 cdef inline void put16(uint8_t *p, uint16_t v) noexcept nogil:
@@ -87,6 +91,58 @@ cdef class Writer:
             return -1
         return self.put_trailer(pad, 32 + caplen + pad)
 
+    @classmethod
+    def recorder(cls, path, kind, names):
+        """A writer of what goes into a live run, "inline" or "tap", on these interfaces: a pcapng that a run can be replayed
+        from, with `record` for each packet and tick in the order of processing."""
+        cdef Writer w = cls(path)
+        if not w.blocks:
+            w.close()
+            raise UsageError(f"--record {w.name}: a recording is a pcapng; name it *.pcapng")
+        head = _block(SECTION, struct.pack("=IHHq", 0x1a2b3c4d, 1, 0, -1) + _option(4, f"mos {kind}".encode()) + bytes(4))
+        for i, name in enumerate(names):
+            head += _block(INTERFACE, struct.pack("=HHI", 1, 0, 0) + _option(2, name.encode()) + _option(9, b"\x09") + bytes(4))
+        w.put(head, <uint32_t>len(head))
+        w.started = True
+        for i in range(len(names)):
+            w.register(<uint16_t>i, 1)
+        return w
+
+    cdef int record(self, const pkt_t *p) noexcept nogil:
+        """A packet with its offload state, or a tick (number 0), as it goes into the run. -1: it is lost, as all after it."""
+        cdef uint32_t pad, options = 16 if p.gso_size or p.csum_partial else 0
+        cdef uint8_t *at
+        if self.why or (self.used + 2 * HEAD > BUFFER and self.flush_buffer() < 0):
+            return -1
+        at = self.buf + self.used
+        if not p.number:
+            put32(at, CUSTOM)
+            put32(at + 4, 28)
+            put32(at + 8, ENTERPRISE)
+            put32(at + 12, TICK_BLOCK)
+            put32(at + 16, <uint32_t>(<uint64_t>p.ts >> 32))
+            put32(at + 20, <uint32_t>p.ts)
+            put32(at + 24, 28)
+            self.used += 28
+            return 0
+        pad = -p.caplen & 3
+        self.put_block(p.ts, self.find_idb(p.iface, p.linktype), p.caplen, pad + options, p.wirelen)
+        self.packets += 1
+        if self.put(p.frame, p.caplen) < 0 or (self.used + 2 * HEAD > BUFFER and self.flush_buffer() < 0):
+            return -1
+        memset(self.buf + self.used, 0, pad)
+        self.used += pad
+        if options:
+            at = self.buf + self.used
+            put16(at, OPTION_CUSTOM)
+            put16(at + 2, 8)
+            put32(at + 4, ENTERPRISE)
+            put16(at + 8, p.gso_size)
+            at[10], at[11] = p.gso_type, p.csum_partial
+            put32(at + 12, 0)
+            self.used += 16
+        return self.put_trailer(0, 32 + p.caplen + pad + options)
+
     cdef void start(self) noexcept nogil:
         cdef uint8_t *p = self.buf
         self.started = True
@@ -119,17 +175,26 @@ cdef class Writer:
                 return i
         return self.add_idb(iface, linktype)
 
-    cdef uint32_t add_idb(self, uint16_t iface, uint16_t linktype) noexcept nogil:
+    cdef int register(self, uint16_t iface, uint16_t linktype) noexcept nogil:
+        """Keep the next number for this pair. -1: no memory."""
         cdef uint32_t room
         cdef void *grown
-        cdef uint8_t *p
         if self.nidbs == self.room:
             room = self.room * 2 if self.room else 4
             grown = realloc(self.idbs, room * sizeof(idb_t))
             if grown == NULL:
                 self.why = FAILED_MEMORY
-                return 0
+                return -1
             self.idbs, self.room = <idb_t *>grown, room
+        self.idbs[self.nidbs].iface, self.idbs[self.nidbs].linktype = iface, linktype
+        self.nidbs += 1
+        self.newest[iface] = self.nidbs
+        return 0
+
+    cdef uint32_t add_idb(self, uint16_t iface, uint16_t linktype) noexcept nogil:
+        cdef uint8_t *p
+        if self.register(iface, linktype) < 0:
+            return 0
         if self.used + HEAD > BUFFER and self.flush_buffer() < 0:
             return 0
         p = self.buf + self.used
@@ -142,9 +207,6 @@ cdef class Writer:
         p[20] = 9
         put32(p + 28, 32)
         self.used += 32
-        self.idbs[self.nidbs].iface, self.idbs[self.nidbs].linktype = iface, linktype
-        self.nidbs += 1
-        self.newest[iface] = self.nidbs
         return self.nidbs - 1
 
     cdef void put_record(self, int64_t ts, uint32_t caplen, uint32_t wirelen) noexcept nogil:
@@ -285,6 +347,15 @@ cdef class Writer:
         free(self.buf)
         free(self.idbs)
         free(self.newest)
+
+
+def _block(kind, body):
+    size = 12 + len(body)
+    return struct.pack("=II", kind, size) + body + struct.pack("=I", size)
+
+
+def _option(code, value):
+    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4)
 
 
 def _open(name):

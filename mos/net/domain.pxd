@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Domains: paths of VLANs and tunnels (walk_t.path) interned as small numbers, so that a flow key can hold one."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 from mos.net.siphash cimport siphash13
 
@@ -16,7 +16,7 @@ cdef struct domains_t:
     uint64_t overflow           # packets that got DOMAIN_OVERFLOW
     uint64_t k0
     uint64_t k1
-    uint32_t *index             # id, 0: free
+    uint64_t *index             # the path's hash above its id, 0: free; the bytes are looked at only where hashes agree
     uint32_t *ends              # ends[id] is where its path ends in `bytes`, ends[id - 1] where it starts
     uint8_t *bytes
     uint32_t bytes_room
@@ -31,23 +31,23 @@ cdef inline bint domain_is(const domains_t *t, uint32_t id, const uint8_t *path,
     cdef const uint8_t *p = domain_path(t, id, &have)
     return have == n and memcmp(p, path, n) == 0
 
+cdef inline void domain_enter(uint64_t *index, uint32_t slots, uint64_t entry) noexcept nogil:
+    cdef uint32_t at = <uint32_t>(entry >> 32) & (slots - 1)
+    while index[at]:
+        at = (at + 1) & (slots - 1)
+    index[at] = entry
+
 cdef inline bint domains_reindex(domains_t *t, uint32_t slots) noexcept nogil:
     """Make the hash index `slots` wide. False: no memory, nothing has changed."""
-    cdef uint32_t *index = <uint32_t *>realloc(t.index, slots * sizeof(uint32_t))
-    cdef uint32_t id, at, n
-    cdef const uint8_t *p
+    cdef uint64_t *index = <uint64_t *>calloc(slots, sizeof(uint64_t))
+    cdef uint32_t at
     if index == NULL:
         return False
+    for at in range(t.slots):
+        if t.index[at]:
+            domain_enter(index, slots, t.index[at])
+    free(t.index)
     t.index, t.slots = index, slots
-    for at in range(slots):
-        index[at] = 0
-    for id in range(1, t.n + 1):
-        n = 0
-        p = domain_path(t, id, &n)
-        at = <uint32_t>siphash13(p, n, t.k0, t.k1) & (slots - 1)
-        while index[at]:
-            at = (at + 1) & (slots - 1)
-        index[at] = id
     return True
 
 cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
@@ -73,12 +73,12 @@ cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n
         return 0
     if t.last and domain_is(t, t.last, path, n):
         return t.last
-    cdef uint32_t hash = <uint32_t>siphash13(path, n, t.k0, t.k1)
+    cdef uint64_t hash = <uint32_t>siphash13(path, n, t.k0, t.k1)
     if t.slots:
-        at = hash & (t.slots - 1)
+        at = <uint32_t>hash & (t.slots - 1)
         while t.index[at]:
-            if domain_is(t, t.index[at], path, n):
-                t.last = t.index[at]
+            if t.index[at] >> 32 == hash and domain_is(t, <uint32_t>t.index[at], path, n):
+                t.last = <uint32_t>t.index[at]
                 return t.last
             at = (at + 1) & (t.slots - 1)
     if t.n == MAX_DOMAINS or not domains_grow(t, n):
@@ -87,10 +87,7 @@ cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n
     memcpy(t.bytes + t.ends[t.n], path, n)
     t.n += 1
     t.ends[t.n] = t.ends[t.n - 1] + n
-    at = hash & (t.slots - 1)           # growing may have moved everything
-    while t.index[at]:
-        at = (at + 1) & (t.slots - 1)
-    t.index[at] = t.n
+    domain_enter(t.index, t.slots, hash << 32 | t.n)
     t.last = t.n
     return t.n
 

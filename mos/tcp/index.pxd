@@ -3,15 +3,16 @@
 
 Without it whoever sends every second byte of a stream, in any order, makes each further segment walk through all the others.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memmove
 
 cdef enum:
-    LEAF = 32               # entries of 16 bytes: a search reads two or three cache lines of a leaf, an insertion moves half
+    LEAF = 32               # entries of 24 bytes: a search reads two or three cache lines of a leaf, an insertion moves half
 
 cdef struct leaf_t:
     uint64_t off[LEAF]      # ascending
+    uint64_t end[LEAF]      # where each object ends: what lies in a gap is told without a look at the objects
     void    *at[LEAF]
     uint32_t n
 
@@ -21,6 +22,10 @@ cdef struct index_t:
     uint32_t n              # leaves
     uint32_t room
     uint64_t bytes          # taken from malloc
+    uint64_t sought_off     # index_seek's last answer, if `sought`
+    uint32_t leaf
+    uint32_t upto
+    uint8_t  sought
 
 cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
     """The leaf where `off` is or belongs; there is at least one."""
@@ -44,15 +49,35 @@ cdef inline uint32_t upto(const leaf_t *l, uint64_t off) noexcept nogil:
             hi = mid
     return lo
 
+cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, uint32_t *k) noexcept nogil:
+    """The leaf for `off`, its number, and how many of its entries lie at or below. A segment is sought several times: the
+    last answer is kept until the index changes. The index is not empty."""
+    cdef index_t *x = <index_t *>index
+    if not x.sought or x.sought_off != off:
+        x.sought, x.sought_off = 1, off
+        x.leaf = leaf_for(x, off)
+        x.upto = upto(x.leaves[x.leaf], off)
+    i[0], k[0] = x.leaf, x.upto
+    return x.leaves[x.leaf]
+
 cdef inline void *index_floor(const index_t *x, uint64_t off) noexcept nogil:
     """The object with the greatest offset at or below `off`; NULL: there is none."""
-    cdef const leaf_t *l
-    cdef uint32_t k
+    cdef leaf_t *l
+    cdef uint32_t i = 0, k = 0
     if x.n == 0:
         return NULL
-    l = x.leaves[leaf_for(x, off)]
-    k = upto(l, off)
+    l = index_seek(x, off, &i, &k)
     return l.at[k - 1] if k else NULL
+
+cdef inline bint index_gap(const index_t *x, uint64_t off, uint64_t end) noexcept nogil:
+    """Is there no object within [off, end)? The index is not empty."""
+    cdef uint32_t i = 0, k = 0
+    cdef leaf_t *l = index_seek(x, off, &i, &k)
+    if k and l.end[k - 1] > off:
+        return False
+    if k < l.n:
+        return l.off[k] >= end
+    return i + 1 == x.n or x.first[i + 1] >= end
 
 cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
     """An empty leaf at `place`. NULL: out of memory."""
@@ -80,39 +105,42 @@ cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
     x.bytes += sizeof(leaf_t)
     return l
 
-cdef inline int index_add(index_t *x, uint64_t off, void *at) noexcept nogil:
+cdef inline int index_add(index_t *x, uint64_t off, uint64_t end, void *at) noexcept nogil:
     """Enter an object whose offset is not there yet. -1: out of memory."""
-    cdef uint32_t i = leaf_for(x, off) if x.n else 0, k, half
-    cdef leaf_t *l = x.leaves[i] if x.n else leaf_new(x, 0)
+    cdef uint32_t i = 0, k = 0, half
+    cdef leaf_t *l = index_seek(x, off, &i, &k) if x.n else leaf_new(x, 0)
     cdef leaf_t *more
     if l == NULL:
         return -1
-    k = upto(l, off)
+    x.sought = 0
     if l.n == LEAF:
         half = LEAF if k == LEAF and i + 1 == x.n else LEAF // 2    # upwards, as streams go, leaves stay full
         more = leaf_new(x, i + 1)
         if more == NULL:
             return -1
         memmove(&more.off[0], &l.off[half], (LEAF - half) * sizeof(uint64_t))
+        memmove(&more.end[0], &l.end[half], (LEAF - half) * sizeof(uint64_t))
         memmove(&more.at[0], &l.at[half], (LEAF - half) * sizeof(void *))
         more.n, l.n = LEAF - half, half
         x.first[i + 1] = more.off[0]
         if k >= half:
             l, k, i = more, k - half, i + 1
     memmove(&l.off[k + 1], &l.off[k], (l.n - k) * sizeof(uint64_t))
+    memmove(&l.end[k + 1], &l.end[k], (l.n - k) * sizeof(uint64_t))
     memmove(&l.at[k + 1], &l.at[k], (l.n - k) * sizeof(void *))
-    l.off[k], l.at[k] = off, at
+    l.off[k], l.end[k], l.at[k] = off, end, at
     l.n += 1
     x.first[i] = l.off[0]
     return 0
 
 cdef inline void index_remove(index_t *x, uint64_t off) noexcept nogil:
     """Take out the object at `off`, which is there."""
-    cdef uint32_t i = leaf_for(x, off), k
-    cdef leaf_t *l = x.leaves[i]
-    k = upto(l, off)
+    cdef uint32_t i = 0, k = 0
+    cdef leaf_t *l = index_seek(x, off, &i, &k)
+    x.sought = 0
     l.n -= 1
     memmove(&l.off[k - 1], &l.off[k], (l.n - k + 1) * sizeof(uint64_t))
+    memmove(&l.end[k - 1], &l.end[k], (l.n - k + 1) * sizeof(uint64_t))
     memmove(&l.at[k - 1], &l.at[k], (l.n - k + 1) * sizeof(void *))
     if l.n:
         x.first[i] = l.off[0]
@@ -131,5 +159,5 @@ cdef inline void index_free(index_t *x) noexcept nogil:
     free(x.leaves)
     free(x.first)
     x.leaves, x.first = NULL, NULL
-    x.n = x.room = 0
+    x.n = x.room = x.sought = 0
     x.bytes = 0

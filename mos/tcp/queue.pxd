@@ -6,11 +6,11 @@ The memory of all directions of a stack is counted in one `budget_t`, with what 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove
-from mos.tcp.index cimport index_add, index_floor, index_free, index_remove, index_t, leaf_t
+from mos.tcp.index cimport index_add, index_floor, index_gap, index_free, index_remove, index_t, leaf_t
 from mos.tcp.overlap cimport kept_t, relation
 
 cdef enum:
-    INDEX_FROM = 8          # queued segments: fewer are walked through as fast as found
+    INDEX_FROM = 4          # queued segments: fewer are walked through as fast as found
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 
 cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
@@ -33,10 +33,6 @@ cdef struct reasm_t:
     seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
     seg_t   *waiting_tail
     uint64_t waiting_bytes
-    seg_t   *sent           # safe mode: forwarded, not yet acknowledged; in order, may have holes
-    seg_t   *sent_tail
-    uint64_t sent_bytes
-    uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
     uint64_t bytes          # in the queue
     uint64_t doubt_bytes
     uint32_t waits
@@ -115,6 +111,14 @@ cdef inline seg_t *queue_floor(const reasm_t *r, uint64_t off) noexcept nogil:
     """A queued segment that begins at or below `off`, the last one if there is an index; NULL: begin with the head."""
     return <seg_t *>index_floor(&r.index, off) if r.index.n else NULL
 
+cdef inline seg_t *queue_from(const reasm_t *r, uint64_t off, uint64_t end) noexcept nogil:
+    """Where to look for what [off, end) overlaps; NULL: nothing does."""
+    cdef seg_t *s
+    if r.tail == NULL or (r.index.n and index_gap(&r.index, off, end)) or seg_end(r.tail) <= off:
+        return NULL
+    s = queue_floor(r, off)
+    return r.head if s == NULL else s
+
 cdef inline seg_t *queue_before(const reasm_t *r, uint64_t off) noexcept nogil:
     """The last queued segment that begins below `off`."""
     cdef seg_t *s = r.head
@@ -135,11 +139,11 @@ cdef inline int queue_enter(reasm_t *r, budget_t *b, seg_t *s) noexcept nogil:
     cdef uint64_t before = r.index.bytes
     cdef int rc = 0
     if r.index.n:
-        rc = index_add(&r.index, s.off, s)
+        rc = index_add(&r.index, s.off, seg_end(s), s)
     elif r.segs >= INDEX_FROM:
         s = r.head
         while s != NULL and rc == 0:
-            rc = index_add(&r.index, s.off, s)
+            rc = index_add(&r.index, s.off, seg_end(s), s)
             s = s.next
         if rc:
             index_free(&r.index)

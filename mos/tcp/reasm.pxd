@@ -14,7 +14,6 @@ cdef struct limits_t:       # per direction
     uint32_t doubt_bytes    # parked as doubtful
     uint32_t doubts         # segments of them
     uint32_t keep           # delivered bytes retained for comparison, 0: none
-    uint64_t sent           # safe mode: forwarded bytes retained until they are acknowledged
 
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off
@@ -54,7 +53,7 @@ cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil
 cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil
-cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil
+cdef int reasm_adopt(reasm_t *r, const limits_t *lim, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil
 cdef uint64_t reasm_hole(const reasm_t *r, uint64_t next) noexcept nogil
 cdef int reasm_keep(reasm_t **r, const limits_t *lim, budget_t *b, const uint8_t *data, uint32_t len, uint64_t end) noexcept nogil
 cdef void reasm_skip(reasm_t *r, budget_t *b, uint64_t next) noexcept nogil

@@ -4,7 +4,7 @@ from libc.string cimport memcpy
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.queue cimport (
-    SWALLOW, budget_take, queue_floor, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
+    SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
     reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
@@ -115,11 +115,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     if len == 0:
         return
     at = off
-    s = NULL
-    if r != NULL and r.tail != NULL and seg_end(r.tail) > off:
-        s = queue_floor(r, off)
-        if s == NULL:
-            s = r.head
+    s = queue_from(r, off, off + len) if r != NULL else NULL
     while s != NULL and s.off < off + len:
         lo = max(off, s.off)
         hi = min(off + len, seg_end(s))
@@ -138,8 +134,9 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
         p.over = <uint8_t>excess(r, lim, b, len - held, runs if p.touched <= SWALLOW or runs == 0 else 1)
 
 
-cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
-    """Queue the plan's segment: overwrite where it wins, fill what nobody holds. -1: memory ran out midway."""
+cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
+    """Queue the plan's segment: overwrite where it wins, fill what nobody holds. -1: memory ran out midway. `fits`: `excess`
+    found room for it and for what the index grows by."""
     cdef uint64_t lo = p.off, a = p.off, end = p.off + p.len, hi, old_end
     cdef const uint8_t *wins = &new_wins[p.policy * RELATION_COUNT]
     cdef seg_t *prev = NULL
@@ -158,6 +155,9 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b) noexcept nogil:
             prev, s = s, s.next
         if s == NULL or s.off > lo:
             hi = end if s == NULL else min(end, s.off)
+            if not fits and b.used + seg_cost(hi - lo) + queue_growth(r, 1) > b.cap:
+                b.refused += 1
+                return -1
             fresh = seg_new(b, lo, p.data + (lo - a), <uint32_t>(hi - lo), p.doubtful)
             if fresh == NULL or queue_link(r, b, prev, fresh) < 0:
                 return -1
@@ -223,7 +223,7 @@ cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept
         return -1
     if q.head == NULL:
         q.hole_ns = now
-    return insert(q, p, b)
+    return insert(q, p, b, True)
 
 
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil:
@@ -280,7 +280,7 @@ cdef bint reasm_parked(const reasm_t *r, uint64_t to) noexcept nogil:
     return False
 
 
-cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil:
+cdef int reasm_adopt(reasm_t *r, const limits_t *lim, budget_t *b, uint64_t next, uint64_t lo, uint64_t hi) noexcept nogil:
     """Queue the parked bytes within [lo, hi) that nothing queued covers: the receiver has acknowledged them.
 
     They are parked no longer, so that each byte is taken up once, however often it is acknowledged.
@@ -299,14 +299,14 @@ cdef int reasm_adopt(reasm_t *r, budget_t *b, uint64_t next, uint64_t lo, uint64
         a, e = max(s.off, lo), min(seg_end(s), hi)
         if a < e:
             p.off, p.len, p.data = a, <uint32_t>(e - a), seg_data(s) + (a - s.off)
-        if a >= e or insert(r, &p, b) < 0:
+        if a >= e or insert(r, &p, b, False) < 0:
             kept, at = s, &s.next
             continue
         taken += 1
         rest = seg_new(b, e, seg_data(s) + (e - s.off), <uint32_t>(seg_end(s) - e), 1) if e < seg_end(s) else NULL
         if rest != NULL:
             park_behind(r, s, rest)
-        if s.off < a and next < a:
+        if s.off < a and next < a and r.doubts <= lim.doubts:   # else cutting it in two would be one too many
             r.doubt_bytes -= s.len - (a - s.off)
             seg_curtail(b, s, <uint32_t>(a - s.off))
             r.doubt_ends = min(r.doubt_ends, a - 1)
@@ -363,15 +363,14 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     """Release everything the direction holds."""
     cdef seg_t *s
     cdef seg_t *following
-    cdef seg_t *lists[4]
+    cdef seg_t *lists[3]
     cdef int i
     if r[0] == NULL:
         return
     lists[0] = r[0].head
     lists[1] = r[0].doubt
     lists[2] = r[0].waiting
-    lists[3] = r[0].sent
-    for i in range(4):
+    for i in range(3):
         s = lists[i]
         while s != NULL:
             following = s.next
@@ -453,7 +452,7 @@ cdef class Reassembler:
         cdef uint32_t i
         if self.r == NULL:
             return b""
-        reasm_adopt(self.r, &self.b, self.next, self.next, to)
+        reasm_adopt(self.r, &self.lim, &self.b, self.next, self.next, to)
         reasm_ready(self.r, &self.p, self.next)
         out = b"".join([self.p.pieces[i].data[:self.p.pieces[i].len] for i in range(self.p.n)])
         reasm_commit(&self.r, &self.p, &self.b, 1)

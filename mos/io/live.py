@@ -1,0 +1,62 @@
+"""What `-i` names: two interfaces to bridge, one to tap, or what libpcap alone can open."""
+import select
+import time
+
+from mos.errors import UsageError
+from mos.io.interfaces import has_ethernet, must_exist, names, no_permission
+from mos.io.port import Live
+
+SNAPLEN = 262144        # the longest frame a capture may hold
+WAIT_MS = 100           # how long packets are gathered, and a tick where none come
+LINKTYPES = {12: 101, 14: 101}      # DLT_RAW of some systems
+
+
+def open_live(what):
+    """A Port for "A:B" (a pair), "A" (a tap), or "any" (every interface; cooked frames). Raises UsageError."""
+    parts = [part.strip() for part in what.split(":")]
+    if len(parts) > 2 or not all(parts):
+        raise UsageError(f"-i {what}: give one interface to tap, or two to bridge: -i A:B; there are {', '.join(names())}")
+    if "any" in parts:
+        if len(parts) == 2:
+            raise UsageError(f"-i {what}: `any` can be tapped only; name two interfaces to bridge")
+        return through_libpcap("any")
+    for name in parts:
+        must_exist(name)
+    if len(parts) == 1 and not has_ethernet(parts[0]):
+        return through_libpcap(parts[0])
+    for name in parts:
+        if not has_ethernet(name):
+            raise UsageError(f"{name} has no Ethernet header, so it cannot be bridged; a tap of it works: -i {name}")
+    return Live(parts)
+
+
+def through_libpcap(name):
+    """A tap through libpcap, which knows every kind of interface; µs time stamps, packet by packet."""
+    import pcapy
+
+    from mos.io.source import open_source
+    try:
+        reader = pcapy.open_live(name, SNAPLEN, 1, WAIT_MS)
+        reader.setnonblock(1)       # else libpcap waits for packets however long, whatever the time-out
+    except pcapy.PcapError as e:
+        if "permission" in str(e).lower() or "permitted" in str(e).lower():
+            raise no_permission(name) from None
+        raise UsageError(f"{name} cannot be opened: {e}") from e
+    linktype = reader.datalink()
+    return open_source(packets(reader, pcapy.PcapError), linktype=LINKTYPES.get(linktype, linktype))
+
+
+def packets(reader, failure):
+    """(ts_ns, frame, wirelen) as they come, and (ts_ns, None) when none has."""
+    fd = reader.getfd()
+    while True:
+        try:
+            header, frame = reader.next()
+        except failure as e:
+            raise UsageError(f"the tap has ended: {e}") from e
+        if header is None:
+            if not select.select([fd], [], [], WAIT_MS / 1000)[0]:
+                yield time.time_ns(), None      # a tick; the packets' own clock
+        else:
+            seconds, micros = header.getts()
+            yield seconds * 1_000_000_000 + micros * 1000, frame, header.getlen()

@@ -1,0 +1,70 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Where packets come from and go to: a capture, a live interface or two, memory."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mos.io.ring cimport iovec, mmsghdr
+from mos.net.packet cimport pkt_t
+
+cdef enum:              # Port.send, ored
+    SEND_ON = 0         # to the far side of where the packet came in, its offload state with it
+    SEND_BACK = 1       # to the side it came from
+    SEND_OURS = 2       # a frame of our own: whole checksums, nothing is left to offloading
+
+cdef enum:
+    BATCH = 64          # packets taken, or frames sent, at a time: their headers fit the L1 cache
+    COPIES = 16         # super-packets taken at a time: 1 MB of them stays in a L2 cache
+
+cdef class Port:
+    cdef readonly bint live     # packets are sent on, and time goes by without them
+    cdef int64_t due            # live: the stack has something to do at this time, ns since 1970
+    cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil
+    cdef int send(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept nogil
+    cdef void settle(self) noexcept nogil
+
+cdef struct side_t:             # one interface
+    int rx, tx                  # descriptors; -1: it is gone
+    int queued_tx               # tx may pass the queueing discipline by, this one does not
+    uint8_t *ring
+    size_t ring_size
+    uint32_t slot               # bytes of a slot, a power of two
+    uint32_t slots
+    uint32_t at                 # the slot to look at next
+    uint32_t held               # slots before it that are still in use
+    uint32_t waiting            # frames queued to be sent
+    int error                   # errno that the socket reported, not yet told
+    uint64_t received, bytes_in, sent, bytes_out
+    uint64_t kernel_drops       # the ring was full
+    uint64_t truncated          # longer than a slot, and no memory to hand the frame over elsewhere
+    uint64_t super_packets
+    uint64_t over_mtu, busy, down, failed   # frames not sent, by cause
+    uint64_t reinserted         # VLAN tags
+    mmsghdr out[64]             # BATCH
+    iovec out_iov[64]
+
+cdef class Live(Port):
+    cdef side_t side[2]
+    cdef readonly int sides
+    cdef int turn               # the side to look at first
+    cdef uint64_t number
+    cdef public bint wait       # recv_batch waits for packets; else it returns IDLE
+    cdef readonly bint trouble  # a side's `error` is set
+    cdef uint8_t *copies        # where super-packets go that no slot holds
+    cdef uint8_t *arena         # frames to be sent that are in no slot
+    cdef uint32_t arena_used
+    cdef mmsghdr *big
+    cdef iovec *big_iov
+    cdef int copies_used
+    cdef readonly list names
+    cdef readonly list sockets  # of each side: mos.io.interfaces.Sockets or None
+    cdef object watch           # mos.io.interfaces.Watch
+    cdef object poller          # select.epoll of all sockets, once somebody asked for `fd`
+    cdef int take(self, int s, pkt_t *pkts, int n) noexcept nogil
+    cdef int fill(self, side_t *o, int s, pkt_t *p, void *slot, uint8_t *frame, uint32_t n) noexcept nogil
+    cdef int take_copies(self, side_t *o, int s, pkt_t *pkts, int n) noexcept nogil
+    cdef int pause(self, pkt_t *pkts) noexcept nogil
+    cdef void transmit(self, side_t *o) noexcept nogil
+    cdef bint in_place(self, const pkt_t *p, const uint8_t *data) noexcept nogil
+    cdef void read_statistics(self, side_t *o) noexcept nogil
+
+cdef class Memory(Port):
+    cdef readonly list packets, sent
+    cdef uint64_t next, number

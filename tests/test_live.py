@@ -1,0 +1,199 @@
+"""mos/io/live.py and `mos run -i`: what may be named, taps of every kind, verdicts between two interfaces, how it ends."""
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import namespaces
+import pytest
+from namespaces import MOS, OFFLOADS, Bed, Running, Wire
+
+from mos.errors import UsageError
+from mos.io.live import open_live
+
+RULES = """
+from mos import BYPASS, DROP, DROP_FLOW, RESET, on
+from mos.events import FlowStart, PacketIn, StreamData
+
+@on(FlowStart, where="server_port == 81")
+def closed(ev): return DROP_FLOW("closed")
+
+@on(StreamData, where="server_port == 82 and to_server")
+def reset(ev): return RESET("no")
+
+@on(FlowStart, where="server_port == 83")
+def passed(ev): return BYPASS
+
+@on(StreamData, where="server_port == 83")
+def never(ev): return RESET("bypassed flows are not asked about")
+
+@on(PacketIn, where="udp and server_port == 84")
+def drop(ev): return DROP
+"""
+ASK = """
+import socket, sys
+port = int(sys.argv[1])
+try:
+    s = socket.create_connection(("10.77.0.2", port), timeout=0.7)
+    s.settimeout(5)
+    s.sendall(b"hello")
+    print(s.recv(100).decode() or "closed")
+except OSError as e:
+    print(type(e).__name__)
+"""
+SERVE = """
+import selectors, socket
+poll = selectors.DefaultSelector()
+for port in (80, 81, 82, 83):
+    poll.register(socket.create_server(("10.77.0.2", port)), selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in poll.select():
+        c, peer = key.fileobj.accept()
+        c.settimeout(3)
+        try:
+            c.sendall(c.recv(100) + b" from " + peer[0].encode())
+        except OSError as e:
+            print(type(e).__name__, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def bed():
+    namespaces.need()
+    bed = Bed()
+    yield bed
+    bed.close()
+
+
+@pytest.mark.parametrize("what, said", [
+    ("a:b:c", "give one interface to tap, or two to bridge: -i A:B"), ("lo:", "give one interface"), ("any:lo", "`any` can be tapped only"),
+    ("nonesuch", "no interface is called 'nonesuch'; there are"), ("lo:lo", "two different ones")])
+def test_what_cannot_be_opened(what, said):
+    with pytest.raises(UsageError) as e:
+        open_live(what)
+    assert said in str(e.value)
+
+
+def said_by(*words):
+    ran = subprocess.run([*MOS, "run", *words], capture_output=True, text=True, timeout=30)
+    return ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize("words, said", [
+    (["monitor", "-i", "nonesuch:lo"], "no interface is called 'nonesuch'"), (["monitor", "-i", "lo", "-r", "x"], "-r and -i"),
+    (["monitor", "-r", "x", "--for", "3"], "--for is for live interfaces"), (["monitor", "-i", "lo", "--for", "-1"], "seconds above 0")])
+def test_wrong_options_are_told(words, said):
+    status, text = said_by(*words)
+    assert status == 2 and said in text and "Traceback" not in text
+
+
+@pytest.fixture(scope="module")
+def server(bed):
+    process = bed.server.start(sys.executable, "-c", SERVE)
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def ask(bed, port):
+    return bed.client.run(sys.executable, "-c", ASK, port).stdout.strip()
+
+
+@pytest.mark.parametrize("mode", OFFLOADS)
+def test_verdicts_hold_between_real_hosts(bed, server, tmp_path, mode):
+    bed.offload(mode)
+    (tmp_path / "rules.py").write_text(RULES)
+    with Running(bed, tmp_path / "rules.py") as running:
+        assert ask(bed, 80) == "hello from 10.77.0.1"
+        assert ask(bed, 81) == "TimeoutError"
+        assert ask(bed, 82) == "ConnectionResetError"
+        assert ask(bed, 83) == "hello from 10.77.0.1"
+        stats = running.stop()
+    assert server.stdout.readline() == "ConnectionResetError\n"
+    assert stats["dropped"]["rules"] >= 2
+    assert stats["injected"] >= 2
+
+
+@pytest.mark.parametrize("mode", OFFLOADS)
+def test_nat_between_real_hosts(bed, server, mode):
+    """The server sees another client address; checksums are right in whatever state they came."""
+    bed.offload(mode)
+    bed.server.run("ip", "route", "replace", "192.0.2.9/32", "dev", "s0")
+    bed.server.run("ip", "neighbour", "replace", "192.0.2.9", "lladdr", mac(bed.client, "c0"), "dev", "s0")
+    with Running(bed, "nat", "monitor", "--set", "nat.external=192.0.2.9", "--set", "nat.inside=10.77.0.1/32") as running:
+        assert ask(bed, 80) == "hello from 192.0.2.9"
+        stats = running.stop()
+    assert stats["stages"]["bad_checksum"] == 0
+
+
+def mac(host, device):
+    return json.loads(host.run("ip", "-j", "link", "show", device).stdout)[0]["address"]
+
+
+def test_a_tap_looks_and_changes_nothing(bed, server):
+    """Both ends of one cable are seen by a tap at the box while a pair bridges: verdicts of the tap are not carried out."""
+    bed.offload("wire")
+    with Running(bed) as pair, Running(bed, "monitor", interfaces="m0") as tap:
+        assert ask(bed, 80) == "hello from 10.77.0.1"
+        stats = tap.stop(signal.SIGINT)
+        pair.stop()
+    assert list(stats["ports"]) == ["m0"] and stats["ports"]["m0"]["sent"] == 0
+    assert "10.77.0.2:80" in tap.out
+
+
+@pytest.mark.parametrize("name", ["any", "tun9"])
+def test_what_libpcap_alone_can_open(bed, name):
+    """`any` has cooked frames, a tun device bare IP."""
+    tun = ("import fcntl, os, socket, struct, sys; t = os.open('/dev/net/tun', os.O_RDWR); "
+           "fcntl.ioctl(t, 0x400454ca, struct.pack('16sH', b'tun9', 0x1001)); print('ready', flush=True); "
+           "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+           "[(os.write(t, bytes.fromhex(line)), s.sendto(b'x', ('127.0.0.1', 9))) for line in sys.stdin]")
+    packet = "4500001d0001000040116633" "0a4d0001" "0a4d0002" "0400000900090000" "78"
+    maker = bed.box.start(sys.executable, "-c", tun, stdin=subprocess.PIPE, bufsize=1)
+    try:
+        if maker.stdout.readline() != "ready\n":
+            pytest.skip(f"a tap of a device without Ethernet was NOT tried: no tun here: {maker.stderr.read().splitlines()[-1]}")
+        bed.box.run("ip", "link", "set", "tun9", "up")
+        with Running(bed, "monitor", "--for", "2", interfaces=name) as running:     # only ticks end it: no more packets come
+            for _ in range(5):
+                maker.stdin.write(packet + "\n")
+            stats = running.wait()
+        assert re.search(r":9 +udp", running.out), running.said
+    finally:
+        maker.kill()
+        maker.communicate()
+
+
+def test_it_ends_after_so_many_seconds_or_packets(bed):
+    with Running(bed, "--for", "0.3") as running:
+        assert running.wait()["packets_in"] == 0
+    wire = Wire(bed.client, "c0")
+    with Running(bed, "--until", "2") as running:
+        wire.send([bytes.fromhex("0200000000d1" "0200000000c1" "88b5") + bytes(46)] * 3)
+        stats = running.wait()
+    wire.close()
+    assert stats["packets_in"] == 2
+
+
+def test_a_handler_that_raises_does_not_end_it(bed, server, tmp_path):
+    (tmp_path / "bad.py").write_text("from mos import on\nfrom mos.events import StreamData\n\n@on(StreamData)\ndef bad(ev): raise ValueError('no')\n")
+    with Running(bed, tmp_path / "bad.py") as running:
+        assert ask(bed, 80) == "hello from 10.77.0.1"
+        stats = running.stop()
+    assert stats["bus"]["errors"] == {"bad.bad": 2}
+
+
+def test_the_summary_names_ports_and_losses(bed, server):
+    process = bed.box.start(*MOS, "run", "monitor", "-i", "m0:m1", env=None)
+    line = process.stderr.readline()
+    while "running between m0 and m1" not in line:
+        assert line, "it did not start"
+        line = process.stderr.readline()
+    assert ask(bed, 80) == "hello from 10.77.0.1"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert " flow" in said and "mos: m0: " in said and "mos: m1: " in said and " received, " in said

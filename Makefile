@@ -13,13 +13,16 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test judge bench build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge bench build wheel lint stubs clean
 
 help:       ## list what can be made
-	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundled capture
 	$(BIN)/mos run $(BOXES) -r $(CAPTURE) -w build/demo.pcap
+
+demo-inline: $(VENV)/.installed  ## two hosts in namespaces, firewall and monitor between them, curl through it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/inline/demo.sh
 
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)

@@ -93,7 +93,8 @@ class Engine:
     After the run `engine.value(declaration)` gives what a Count, Map, Pool or Table holds.
     """
 
-    def __init__(self, chain, settings=None, *, log=None, write=None, on_tick=None, on_verdict=None, on_notice=None, **kwargs):
+    def __init__(self, chain, settings=None, *, log=None, write=None, record=None, on_tick=None, on_verdict=None, on_notice=None,
+                 **kwargs):
         self.chain = chain if isinstance(chain, Chain) else Chain(*(chain if isinstance(chain, (list, tuple)) else [chain]))
         self.settings = settings or Settings(**kwargs)
         s = self.settings
@@ -104,6 +105,7 @@ class Engine:
         self.notice = on_notice or (lambda text: None)      # what happens to interfaces, as lines for people
         self.peak_anon = 0
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
+        self.recorder = record
         subscriptions = list(self.chain.subscriptions)
         if s.raise_errors:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
@@ -119,7 +121,7 @@ class Engine:
             policy=s.overlap_default, targets=s.overlap_targets, full=FULL.index(s.full),
             straight=s.shortcuts, limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
-            selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer,
+            selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer, recorder=self.recorder,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)
         self.seconds = self.cpu_seconds = 0.0
         self.source = None
@@ -197,8 +199,9 @@ class Engine:
         self.stack.shut()
         if self.log is not None:
             self.log.close()
-        if self.writer is not None:
-            self.writer.close()
+        for writer in (self.writer, self.recorder):
+            if writer is not None:
+                writer.close()
 
     def value(self, declaration):
         """What a Count, Map, Pool or Table of the chain holds."""

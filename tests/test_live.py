@@ -1,13 +1,16 @@
 """mos/io/live.py and `mos run -i`: what may be named, taps of every kind, verdicts between two interfaces, how it ends."""
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import namespaces
 import pytest
-from namespaces import MOS, OFFLOADS, Bed, Running, Wire
+import test_port
+from namespaces import HERE, MOS, OFFLOADS, Bed, Running, Wire
 
 from mos.errors import UsageError
 from mos.io.live import open_live
@@ -197,3 +200,42 @@ def test_the_summary_names_ports_and_losses(bed, server):
     _, said = process.communicate(timeout=20)
     assert process.returncode == 0
     assert " flow" in said and "mos: m0: " in said and "mos: m1: " in said and " received, " in said
+
+
+@pytest.mark.parametrize("mode", ["full", "wire"])
+def test_a_recording_repeats_the_run(bed, server, tmp_path, mode):
+    """Event by event: packets in their order, what was left to the card, and the time that went by without any."""
+    bed.offload(mode)
+    (tmp_path / "rules.py").write_text(RULES)
+    (tmp_path / "chain.toml").write_text("[run]\ntimeouts = { DATAGRAM = 1 }\n[[nf]]\nuse = \"./rules.py\"\n[[nf]]\nuse = \"monitor\"\n")
+    ran = ["-c", tmp_path / "chain.toml"]
+    knock = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('10.77.0.2', 9))"
+    with Running(bed, *ran, "--log", tmp_path / "live.jsonl", "--record", tmp_path / "in.pcapng") as running:
+        bed.client.run(sys.executable, "-c", knock)
+        assert [ask(bed, port) for port in (80, 81, 82)] == ["hello from 10.77.0.1", "TimeoutError", "ConnectionResetError"]
+        assert test_port.transfer(bed, 3_000_000)
+        time.sleep(1.3)         # nothing comes: the datagram's flow ends by ticks alone
+        stats = running.stop()
+    again = subprocess.run([*MOS, "run", *ran, "-r", tmp_path / "in.pcapng", "--log", tmp_path / "again.jsonl", "--stats"],
+                           capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+    live = (tmp_path / "live.jsonl").read_bytes()
+    assert live == (tmp_path / "again.jsonl").read_bytes()
+    assert b'"reason":"idle"' in live and b'"verdict":"RESET"' in live and live.count(b"\n") > 100
+    repeated = json.loads(again.stderr)
+    for key in ("packets_in", "packets_out", "forwarded", "dropped", "injected", "bytes_in", "events"):
+        assert repeated[key] == stats[key], key
+    said = subprocess.run(["capinfos", "-I", tmp_path / "in.pcapng"], capture_output=True, text=True) if shutil.which("capinfos") else None
+    assert said is None or ("m0" in said.stdout and "m1" in said.stdout), said.stderr
+
+
+def test_the_demonstration(bed):
+    """One page comes through, the other host's second server does not, and nothing is left behind."""
+    if not shutil.which("curl"):
+        pytest.skip("the demonstration was NOT run: apt-get install curl")
+    before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
+    ran = subprocess.run(["sh", HERE.parent / "examples" / "inline" / "demo.sh", *MOS], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "hello from the server" in ran.stdout and "RESET by firewall: no second web server" in ran.stdout
+    assert "curl: (7)" in ran.stderr
+    assert subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout == before

@@ -96,14 +96,14 @@ def test_the_interpreter_is_named(machine):
 def test_tests_run_without_tshark_and_say_so(machine):
     status, _, said, _ = machine("test")
     assert status == 0
-    assert "sudo apt-get install tshark" in said
+    assert "sudo apt-get install tshark iproute2 ethtool curl util-linux" in said
     assert "WITHOUT tshark" in said
 
 
 def test_root_gets_tshark(machine):
     status, _, _, installed = machine("test", uid=0)
     assert status == 0
-    assert installed[1].endswith(" tshark")
+    assert installed[1].endswith(" tshark iproute2 ethtool curl util-linux")
 
 
 def test_requirements_are_read_from_the_metadata():

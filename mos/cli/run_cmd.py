@@ -59,6 +59,7 @@ def add_parser(subparsers):
     p.add_argument("-i", "--interface", metavar="A:B",
                    help="bridge two interfaces, the clients' side first, with the middleboxes between them; one name, or any, is a tap")
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
+    p.add_argument("--record", metavar="FILE", help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",
                    help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
     p.add_argument("--log", metavar="FILE", help="write events and verdicts as JSON lines; - is standard output, prints then go to stderr")
@@ -121,19 +122,21 @@ class Run:
         from mos.cli.progress import Progress
         from mos.io.live import open_live
         from mos.io.source import open_source
+        from mos.io.writer import Writer
         from mos.run import Engine
         args = self.args
         self.source = open_live(args.interface) if args.interface else open_source(args.read)
         self.inline = self.source.live and self.source.sides == 2
-        settings = settings_of(args, extra, self.source.live, self.inline)
+        settings = settings_of(args, extra, bool(args.interface), "inline" if self.inline else getattr(self.source, "recorded", None))
         self.stop.watch(self)
         check_filter(args.filter, self.source.linktypes.values())
         if args.verbose:
             print("\n".join(chain.describe()), file=sys.stderr)
+        record = Writer.recorder(args.record, settings.truth, args.interface.split(":")) if args.record else None
         if not (args.quiet or args.no_progress or args.interface) and sys.stderr.isatty():
             self.progress = Progress(self.source, sys.stderr)
         try:
-            self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write,
+            self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write, record=record,
                                  on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
@@ -143,8 +146,9 @@ class Run:
             self.progress.show(packets)
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self.engine.halt()
-        if self.engine.writer is not None:
-            self.engine.writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
+        for writer in (self.engine.writer, self.engine.recorder):
+            if writer is not None:
+                writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
 
     def tell(self, code, position, reason, packet, now, flow):
         """One verdict, on stderr."""
@@ -309,6 +313,8 @@ def check_words(args):
         raise UsageError("-r and -i cannot be used together: packets come from a capture or from interfaces")
     if args.seconds and not args.interface:
         raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
+    if args.record and not args.interface:
+        raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
     if args.write == "-" and args.log == "-":
         raise UsageError("-w - and --log - cannot share standard output: send one of them to a file")
 
@@ -320,7 +326,7 @@ def check(args, chain):
         args.interface = None if "interface" in args.from_chain and args.read else args.interface
     if not (args.read or args.interface):
         raise UsageError(f"name a capture: -r FILE, or interfaces: -i A:B, or read = … under [run] of {args.chain}")
-    outputs = [("-w", args.write), ("--log", args.log), ("--stats", args.stats_file)]
+    outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]
     taken = [("-r", args.read), ("-c", args.chain)] + [("NF", file_of(nf)) for nf in chain.nfs]
     for option, path in outputs:
         if not path or path == "-":
@@ -356,13 +362,15 @@ def same_file(a, b):
         return os.path.abspath(a) == os.path.abspath(b)
 
 
-def settings_of(args, extra, live=False, inline=False):
+def settings_of(args, extra, live=False, truth=None):
     """Settings of the command line and [run]; what is not said keeps its default."""
     from mos.run import Settings
     said = {key: getattr(args, key) for key in ("truth", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
     said |= {key: extra[key] for key in ("timeouts", "limits") if key in extra}
+    if truth:
+        said = {"truth": truth} | said
     if live:
-        said = {"truth": "inline" if inline else "tap", "raise_errors": False} | said
+        said = {"raise_errors": False} | said
     if args.filter:
         said["bpf"] = args.filter
     if args.tunnels is not None:

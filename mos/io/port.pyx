@@ -12,7 +12,7 @@ from posix.mman cimport MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WR
 
 from mos.io.ring cimport (
     CLOCK_REALTIME, MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
-    TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, clock_gettime, getsockopt,
+    TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, clock_gettime, getsockopt,
     poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec, tpacket2_hdr, virtio_net_hdr)
 
 import select
@@ -152,7 +152,7 @@ cdef class Live(Port):
             if slot_status(h) & (TP_STATUS_USER | TP_STATUS_COPY) != TP_STATUS_USER | TP_STATUS_COPY:
                 break
             self.big_iov[i].iov_base = self.copies + <size_t>(self.copies_used + i) * COPY_SIZE + HEAD - VNET
-            self.big_iov[i].iov_len = VNET + MAX_FRAME
+            self.big_iov[i].iov_len = VNET + MAX_FRAME - TAG
             memset(&self.big[i], 0, sizeof(mmsghdr))
             self.big[i].msg_hdr.msg_iov, self.big[i].msg_hdr.msg_iovlen = &self.big_iov[i], 1
             i += 1

@@ -95,10 +95,9 @@ cdef class Writer:
     def recorder(cls, path, kind, names):
         """A writer of what goes into a live run, "inline" or "tap", on these interfaces: a pcapng that a run can be replayed
         from, with `record` for each packet and tick in the order of processing."""
+        if not os.fspath(path).endswith((".pcapng", ".ntar")):
+            raise UsageError(f"--record {path}: a recording is a pcapng; name it *.pcapng")
         cdef Writer w = cls(path)
-        if not w.blocks:
-            w.close()
-            raise UsageError(f"--record {w.name}: a recording is a pcapng; name it *.pcapng")
         head = _block(SECTION, struct.pack("=IHHq", 0x1a2b3c4d, 1, 0, -1) + _option(4, f"mos {kind}".encode()) + bytes(4))
         for i, name in enumerate(names):
             head += _block(INTERFACE, struct.pack("=HHI", 1, 0, 0) + _option(2, name.encode()) + _option(9, b"\x09") + bytes(4))
@@ -355,7 +354,7 @@ def _block(kind, body):
 
 
 def _option(code, value):
-    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4)
+    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) & 3)
 
 
 def _open(name):

@@ -5,6 +5,7 @@ TESTS ?= tests
 BOXES ?= ids monitor --set ids.rules=examples/attacks.toml
 SEEDS ?= 200
 BYTES ?= 23000000
+PACKETS ?= 100000000
 CAPTURE ?= pcaps/http_attacks.pcap
 BIN := $(VENV)/bin
 SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
@@ -13,10 +14,10 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-inline test judge bench build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge bench bench-hostile soak build wheel lint stubs clean
 
 help:       ## list what can be made
-	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 demo: $(VENV)/.installed  ## install into .venv, then run middleboxes on a bundled capture
 	$(BIN)/mos run $(BOXES) -r $(CAPTURE) -w build/demo.pcap
@@ -32,6 +33,12 @@ judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: 
 
 bench: $(VENV)/.build build  ## the stack against floors, other tools and itself; ARGS='--quick --only stages'
 	$(BIN)/python -m bench $(ARGS)
+
+bench-hostile: $(VENV)/.build build  ## what attacks cost, over ordinary traffic; ARGS='--only nested,syn_flood --json'
+	$(BIN)/python bench/hostile.py $(ARGS)
+
+soak: $(VENV)/.build build  ## PACKETS of everything through one stack: memory must not grow (10^8: 5 to 10 minutes)
+	$(BIN)/python bench/soak.py --packets $(PACKETS) $(ARGS)
 
 # What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.
 build: $(VENV)/.build  ## compile in place what has changed

@@ -258,7 +258,7 @@ class Engine:
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon}
         if self.source is not None and self.source.live:
             out["ports"] = self.source.stats()
-        rest = {k: v for k, v in c.items() if k not in out}
+        rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters()}
         return out | rest
 
 

@@ -4,6 +4,7 @@ VENV ?= .venv
 TESTS ?= tests
 BOXES ?= ids monitor --set ids.rules=examples/attacks.toml
 SEEDS ?= 200
+CASES ?= 10000
 BYTES ?= 23000000
 PACKETS ?= 100000000
 CAPTURE ?= pcaps/http_attacks.pcap
@@ -14,7 +15,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-inline test judge bench bench-hostile soak build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge safe bench bench-hostile soak build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -30,6 +31,9 @@ test: $(VENV)/.test build  ## build, install what the tests need, run them all
 
 judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: ours against the kernel's (4 GiB in 10 to 20 minutes)
 	$(BIN)/python tests/judge/judge.py --seeds $(SEEDS) --bytes $(BYTES)
+
+safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see (ten minutes)
+	$(BIN)/python tests/safety.py --cases $(CASES)
 
 bench: $(VENV)/.build build  ## the stack against floors, other tools and itself; ARGS='--quick --only stages'
 	$(BIN)/python -m bench $(ARGS)

@@ -95,6 +95,8 @@ class Settings:
     pickup: Literal["off", "state", "data"]
     checksum: Literal["off", "verify", "auto"]
     overlap: str
+    safe: Literal["auto", "on", "off"]
+    holes: Literal["wait", "skip"]
     tunnels: bool | list[str]
     max_flows: int
     hash_key: bytes | None

@@ -14,7 +14,7 @@ from mos.net.decode cimport Decoder, decoder_t
 from mos.net.packet cimport pkt_t
 from mos.state.blocks cimport layout_t, undo_t
 from mos.state.slots cimport SlotSpace
-from mos.tcp.queue cimport budget_t
+from mos.tcp.queue cimport budget_t, seg_t
 from mos.tcp.reasm cimport limits_t, plan_t
 
 cdef enum:              # how flows without a SYN are picked up
@@ -30,7 +30,27 @@ cdef enum:              # counters.dropped: causes that are no NF's
     DROPPED_FRAGMENT = 1    # a rewritten flow's datagram came in fragments that cannot be patched
     DROPPED_TABLE = 2       # policy of a full table
     DROPPED_PROGRAM = 3     # `flow.verdict` outside all handlers
-    NDROPPED = 4
+    DROPPED_UNSAFE = 4      # safe mode: a segment whose bytes must not leave and that cannot be made anew
+    NDROPPED = 5
+
+cdef enum:              # Core.safe
+    SAFE_OFF = 0
+    SAFE_FLOWS = 1          # flows whose bytes some handler may stop or change
+    SAFE_ALL = 2            # every TCP flow
+
+cdef enum:              # Core.alter: how the packet in hand leaves, in safe mode
+    ALTER_NONE = 0          # as it came
+    ALTER_STREAM = 1        # with the bytes that the chain let pass, no others
+    ALTER_BARE = 2          # without its bytes
+    ALTER_HELD = 3          # its bytes wait for a hole to fill and leave then; of it goes what else it says
+    ALTER_GONE = 4          # not at all
+
+cdef enum:              # counters.safe
+    SAFE_REWRITTEN = 0      # segments that left with other bytes, or fewer
+    SAFE_BARE = 1           # that left without any of their bytes
+    SAFE_HELD = 2           # that were held back behind a hole
+    SAFE_URGENT = 3         # whose urgent pointer was cleared
+    NSAFE = 4
 
 cdef enum:
     NCAPS = 16
@@ -64,6 +84,7 @@ cdef struct counters_t:
     uint64_t ended[16]      # by reason
     uint64_t dropped[NDROPPED]
     uint64_t caps[NCAPS]    # by CAP_*: how often a bound's policy was applied
+    uint64_t safe[NSAFE]
     uint64_t events[64]     # by kind, as raised
 
 cdef struct user_timer_t:   # one timer of Flow.timer or a global one
@@ -119,6 +140,12 @@ cdef class Core:
     cdef target_t *targets      # overlap policies by the receiving host's network
     cdef uint32_t ntargets
     cdef uint8_t full_policy    # FULL_*
+    cdef uint8_t safe           # SAFE_*
+    cdef uint8_t skip_holes     # inline, at the cap: a hole is given up, and its bytes are dropped ever after
+    cdef uint8_t alter          # ALTER_*
+    cdef uint8_t news           # ALTER_HELD: its ACK acknowledges more than what went before
+    cdef uint64_t rest          # ALTER_STREAM: offset behind the bytes that it leaves with
+    cdef seg_t *copy            # of what the packet in hand brings into order: retained when it is forwarded
     cdef uint64_t until         # the number of the last packet to take; 0: all
     cdef uint8_t straight       # predicted segments may take the straight way
     cdef uint32_t caps          # bit per CAP_* that was met and is not told yet

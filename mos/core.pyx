@@ -45,8 +45,8 @@ cdef class Core:
         plan_init(&self.late)
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
-                 targets=(), full=0, straight=True, timeouts=(), limits=None, selection=None, writer=None, recorder=None,
-                 on_verdict=None, on_tick=None):
+                 targets=(), full=0, straight=True, timeouts=(), safe=0, skip_holes=0, limits=None, selection=None, writer=None,
+                 recorder=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
         bus.engine = self
@@ -59,17 +59,21 @@ cdef class Core:
         self.selection, self.writer, self.recorder = selection, writer, recorder
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
-        self.full_policy = full
-        self.straight = straight and not bus.want_receiver and not bus.want_acked
+        self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
+        self.straight = straight and not safe and not bus.want_receiver and not bus.want_acked
         self.set_targets(targets)
         for i, seconds in enumerate(timeouts):
             self.idle_ns[i] = int(seconds * 1e9)
         self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
         self.limits.doubt_bytes, self.limits.keep = limits["doubtful"], limits["keep"]
         self.limits.doubts = DOUBTS
-        self.budget.cap = limits["global"]
+        self.budget.cap, self.limits.sent = limits["global"], limits["retained"]
 
     def __dealloc__(self):
+        cdef seg_t *s
+        while self.copy != NULL:
+            s, self.copy = self.copy, self.copy.next
+            free(s)
         free(self.out)
         free(self.dropped_by)
         free(self.targets)
@@ -274,7 +278,7 @@ cdef class Core:
         return {
             "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
             "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
-                             "program": n.dropped[3]},
+                             "program": n.dropped[3], "unsafe": n.dropped[4]},
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
@@ -286,6 +290,7 @@ cdef class Core:
             "decode": self.decoder.counters(), "bus": self.bus.counters(),
             "reassembly": {"bytes": self.budget.used, "peak": self.budget.peak, "refused": self.budget.refused},
             "caps": {c: n.caps[i] for i, c in enumerate(CAPS) if n.caps[i]},
+            "safe": {c: n.safe[i] for i, c in enumerate(("rewritten", "bare", "held_back", "not_urgent"))},
             "timers": self.timers_live, "ring_lost": self.ring.lost,
         }
 
@@ -294,7 +299,8 @@ cdef class Core:
         try:
             for position, offset, payload in <list>self.answer.edits:
                 if payload[0] == "replace":
-                    self.replace(p, f, s, offset, payload[1])
+                    if self.alter == ALTER_NONE:        # else they have become what is retained, which leaves
+                        self.replace(p, f, s, offset, payload[1])
                 else:
                     self.rename(p, f, position, payload[1], payload[2], payload[3])
             return 0

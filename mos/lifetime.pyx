@@ -5,8 +5,8 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.caps cimport caps_tell
-from mos.core cimport FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
-from mos.events.bus cimport answer_clear, answer_reset, answer_t, bus_take_gil, use_set
+from mos.core cimport DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
+from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
@@ -89,6 +89,9 @@ cdef int orphan(Core k, const pkt_t *p, int cause) noexcept nogil:
     e = ring_add(&k.ring, k.bus.any_mask, KIND_ORPHAN, NULL, p, k.now, 0, 1)
     if e != NULL:
         e.cause = <uint8_t>cause
+    if k.safe and cause == ORPHAN_TABLE_FULL:       # nothing passes unseen
+        k.answer.verdict, k.answer.position = MOS_DROP, 65535
+        k.n.dropped[DROPPED_TABLE] += 1
     return drain(k)
 
 

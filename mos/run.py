@@ -10,7 +10,7 @@ from mos.events.bus import Bus
 from mos.events.log import Log
 from mos.events.marks import on
 from mos.events.user import UserEvent
-from mos.events.views import Event
+from mos.events.views import Event, OverlapConflict, StreamData
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
@@ -26,6 +26,9 @@ PICKUPS = ("off", "state", "data")
 TRUTHS = ("tap", "inline")
 CHECKSUMS = ("off", "verify", "auto")
 FULL = ("embryonic", "lru", "refuse")
+SAFE = ("auto", "on", "off")
+HOLES = ("wait", "skip")
+CONTENT = StreamData.kind_mask | OverlapConflict.kind_mask
 
 # Idle time-outs in seconds by TCP state; the longer one of both ends counts. Established: RFC 5382 REQ-5, at least 2 h 4 min.
 # Handshake and closing: RFC 5382's transitory 4 min, less for a SYN nobody answers (Linux gives up after 127 s).
@@ -35,15 +38,19 @@ TIMEOUTS = {"CLOSED": 60, "LISTEN": 60, "SYN_SENT": 130, "SYN_RECEIVED": 130, "E
 
 # Reassembly bounds. Per direction 4 MB out of order: Linux's largest default receive window is 6 MB and half of that is
 # overhead; 4,096 segments bound the walk through the queue. Doubtful 64 KB: evidence comes within a round trip or never.
-# Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. All directions together 1 GB.
+# Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. Retained in safe mode 8 MB: more than the
+# receive buffer of 6 MB that Linux grows to. All directions together 1 GB.
 # Sets: distinct patterns of attached handlers; 65,536 of them take some 64 MB.
-LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "global": 1 << 30, "sets": 65536}
+LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "retained": 8 << 20, "global": 1 << 30,
+          "sets": 65536}
 
 
 @dataclass
 class Settings:
     """How a run treats its traffic. The defaults are those for files."""
     truth: str = "tap"
+    safe: str = "auto"              # inline, no byte passes but as the chain saw it: auto (if a handler may block content), on, off
+    holes: str = "wait"             # safe mode, beyond the caps: wait for TCP to fill the hole, or skip: its bytes never pass
     pickup: str = "data"
     checksum: str = "auto"
     overlap: str = "first"          # a policy, then NETWORK=POLICY for receiving hosts: "linux,10.0.0.0/8=windows"
@@ -60,9 +67,14 @@ class Settings:
 
     def __post_init__(self):
         for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
-                                     ("checksum", self.checksum, CHECKSUMS), ("full", self.full, FULL)):
+                                     ("checksum", self.checksum, CHECKSUMS), ("full", self.full, FULL),
+                                     ("safe", self.safe, SAFE), ("holes", self.holes, HOLES)):
             if value not in choices:
                 raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        if self.safe == "on" and self.truth != "inline":
+            raise UsageError("safe=on is for truth=inline: a tap changes nothing")
+        if self.holes == "skip" and self.safe == "off":
+            raise UsageError("holes=skip needs safe mode: without it their bytes have passed; leave out safe=off")
         self.overlap_default, self.overlap_targets = overlap_policies(self.overlap)
         for name, value, choices in (("time-out", self.timeouts, TIMEOUTS), ("limit", self.limits, LIMITS)):
             for key in value:
@@ -85,6 +97,17 @@ def overlap_policies(text):
         except ValueError as e:
             raise UsageError(f"overlap={part!r}: {e}; write NETWORK=POLICY, 10.0.0.0/8=windows") from None
     return default, targets
+
+
+def safe_level(settings, subscriptions):
+    """SAFE_* of core.pxd. auto: if some handler may stop or change bytes of a stream, be it by way of an event of its own."""
+    if settings.truth != "inline" or settings.safe == "off":
+        return 0
+    if settings.safe == "on":
+        return 2
+    answering = [s for s in subscriptions if s.answers and not s.observe and 0 in s.moments]
+    reads = any(s.kind_mask & CONTENT and s.name != "log.event" for s in subscriptions)
+    return int(any(s.kind_mask & CONTENT or s.edits == 2 or (s.user_class and reads) for s in answering))
 
 
 class Engine:
@@ -117,9 +140,10 @@ class Engine:
                   sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
             bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key, plainly=s.shortcuts),
-            FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth), pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
-            policy=s.overlap_default, targets=s.overlap_targets, full=FULL.index(s.full),
-            straight=s.shortcuts, limits=LIMITS | s.limits,
+            FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth),
+            pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
+            safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip", policy=s.overlap_default, targets=s.overlap_targets,
+            full=FULL.index(s.full), straight=s.shortcuts, limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer, recorder=self.recorder,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)

@@ -6,18 +6,20 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.caps cimport caps_over, caps_park, caps_tell
-from mos.core cimport RST_SILENCE_S, Core
+from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_DROP, MOS_HOLD, WANTS_BYTES, bus_event
 from mos.events.kinds cimport (
-    GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_ORDER, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT,
-    KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
-from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, event_t, ring_add
+    CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW,
+    KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
+from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
     end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm
-from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG
+from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
+from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
 from mos.state.blocks cimport slots_abort, slots_commit
 from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
@@ -70,6 +72,8 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
 cdef int again(Core k, scene_t *c) noexcept nogil:
     """A SYN or SYN-ACK sent again: it may be the first that is not dropped."""
     track_duplicate_syn(c)
+    if k.safe and c.pkt.payload_len and safe_flow(k, c.flow, c.s):
+        k.alter = ALTER_STREAM
     if drain(k) < 0:
         return WAY_FAILED
     if k.answer.verdict >= MOS_HOLD:
@@ -135,6 +139,8 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
     cdef int64_t off
     cdef int doubt
     k.n.refused[j.cause] += 1
+    if k.safe and (p.payload_len or p.tcp_flags & (TCP_FIN | TCP_URG)) and safe_flow(k, f, c.s):
+        k.alter = ALTER_BARE
     off = <int64_t>S.offset + seq_diff(p.seq, S.nxt) if S.flags & END_SEEN else 0
     if t != NULL:
         t.side[c.s].refused += 1
@@ -166,12 +172,14 @@ cdef int taken(Core k, scene_t *c) noexcept nogil:
     if p.tcp_flags & TCP_RST:
         return reset_seen(k, c)
     track_sender(c)
+    if k.safe:
+        safe_hear(k, c)
     if drain(k) < 0:
         return -1
     if k.truth == TRUTH_TAP and p.tcp_flags & TCP_ACK and evidence(k, c, 1 - c.s, p.ack) < 0:
         return -1
     if k.truth == TRUTH_INLINE and p.tcp_flags & TCP_SYN and p.tcp_flags & TCP_ACK:
-        withdraw(k, c, 1 - c.s, p.ack)
+        safe_withdraw(k, &f.end[1 - c.s], p.ack)
     if p.payload_len and stream(k, c) < 0:
         return -1
     if k.answer.verdict >= MOS_HOLD:
@@ -179,17 +187,11 @@ cdef int taken(Core k, scene_t *c) noexcept nogil:
         return WAY_DONE
     return commit(k, c)
 
-cdef void withdraw(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
-    """Data of the SYN that the SYN-ACK does not cover was not taken (RFC 7413 section 4.2.1): it is delivered again."""
-    cdef end_t *e = &c.flow.end[side]
-    if e.flags & END_SEEN and seq_lt(ack, e.nxt):
-        reasm_offered(<reasm_t **>&e.reasm, &k.budget, e.offset)
-        e.offset -= e.nxt - ack
-        e.nxt = ack
-
 cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     """An acceptable RST: once it is forwarded both ends are closed; the flow lingers for what is still in flight."""
     cdef end_t *R = &c.flow.end[1 - c.s]
+    if k.safe and c.pkt.payload_len and safe_flow(k, c.flow, c.s):
+        k.alter = ALTER_BARE
     if drain(k) < 0:
         return -1
     if k.truth == TRUTH_TAP and c.pkt.tcp_flags & TCP_ACK and (seq_le(c.pkt.ack, R.snd_max) or track_vouched(c, 1 - c.s)) \
@@ -216,7 +218,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     cdef int64_t off = <int64_t>S.offset + seq_diff(seq, S.nxt), fin
     cdef uint32_t cut
     cdef reasm_t *r = <reasm_t *>S.reasm
-    if not f.mask & WANTS_BYTES:
+    if not safe_follows(k, f):
         if off > <int64_t>S.offset:
             out_of_order(k, c, <uint64_t>off, p.payload_len)
         return drain(k)
@@ -243,6 +245,9 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
         conflicts(k, c)
     if k.plan.to == k.plan.next and k.plan.len:
         out_of_order(k, c, k.plan.off, k.plan.len)
+    if k.alter and k.plan.to > k.plan.next and not safe_room(k, c):
+        k.cap_reached(CAP_RETAINED)
+        return -1 if drain(k) < 0 or caps_tell(k, f, p) < 0 else no_room(k)
     if drain(k) < 0:
         return -1
     return offer(k, c, &k.plan, c.s, AT_SENDER)
@@ -254,14 +259,15 @@ cdef bint hopeless(Core k, const reasm_t *r) noexcept nogil:
 cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
     cdef end_t *S = &c.flow.end[c.s]
+    cdef reasm_t *r = <reasm_t *>S.reasm
     caps_over(k, k.plan.over)
     if caps_tell(k, c.flow, c.pkt) < 0:     # before the verdict below ends the walk
         return -1
     if k.truth == TRUTH_INLINE:
-        if k.answer.verdict < MOS_DROP:
-            k.answer.verdict, k.answer.stopped, k.answer.position = MOS_DROP, 1, 65535
-            k.n.dropped[0] += 1
-        return 0
+        if k.skip_holes and k.alter and give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset) if r != NULL and r.segs else off,
+                                                GAP_CAP) < 0:
+            return -1
+        return no_room(k)
     while k.plan.over:
         if S.reasm == NULL or (<reasm_t *>S.reasm).head == NULL:
             if give_up(k, c, c.s, off, GAP_CAP) < 0:
@@ -270,25 +276,6 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
             return -1
         reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, policy_of(c.flow, c.s))
     return 0
-
-cdef void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
-    cdef event_t *e
-    if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].out_of_order += 1
-    e = ring_add(&k.ring, c.flow.mask, KIND_OUT_OF_ORDER, c.flow, c.pkt, k.now, c.s, c.to_server)
-    if e != NULL:
-        e.offset, e.length = off, n
-
-cdef void conflicts(Core k, scene_t *c) noexcept nogil:
-    cdef uint32_t i
-    cdef event_t *e
-    if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflicts.bytes
-    for i in range(k.plan.conflicts.n):
-        e = ring_add(&k.ring, c.flow.mask, KIND_OVERLAP_CONFLICT, c.flow, c.pkt, k.now, c.s, c.to_server)
-        if e != NULL:
-            e.offset, e.length = k.plan.conflicts.at[i].off, k.plan.conflicts.at[i].len
-            e.old_data, e.data = k.plan.conflicts.at[i].old, k.plan.conflicts.at[i].new
 
 cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogil:
     """One StreamData per piece, in order of offset."""
@@ -306,6 +293,8 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
         e.flags = EV_DOUBTFUL if plan.pieces[i].doubtful else 0
         if r != NULL and r.offered > e.offset and at == AT_SENDER:
             e.flags |= EV_REDELIVERED
+        if k.alter or (k.safe and c.pkt == NULL):
+            e.flags |= EV_UNSENT
         if tell(k, &e) < 0:
             return -1
         plan.pieces[i].shown = e.data
@@ -315,6 +304,8 @@ cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:
     """The plan's bytes are delivered: consume them."""
     cdef end_t *e = &c.flow.end[side]
     cdef uint32_t i
+    if k.copy != NULL:
+        safe_keep(k, c)
     acked_keep(k, c.flow, side, plan)
     if c.flow.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep:
         for i in range(plan.n):
@@ -409,7 +400,7 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
     if e.reasm == NULL:
         track_fin(c, side)
         return 0
-    reasm_skip(<reasm_t *>e.reasm, &k.budget, to)
+    reasm_skip(<reasm_t *>e.reasm, &k.budget, to if not k.alter else <uint64_t>-1)
     return free_late(k, c, side)
 
 cdef int commit(Core k, scene_t *c) noexcept nogil:
@@ -418,22 +409,23 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     cdef flow_t *f = c.flow
     cdef end_t *S = &f.end[c.s]
     cdef int64_t ahead
-    if c.pkt.payload_len and not f.mask & WANTS_BYTES:
+    if k.plan.n or k.plan.len:
+        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.plan, c.s, AT_RECEIVER) < 0:
+            return -1
+        advance(k, c, &k.plan, c.s)
+    elif c.pkt.payload_len and not safe_follows(k, f):
         ahead = seq_diff(c.pkt.seq + c.pkt.payload_len + (1 if c.pkt.tcp_flags & TCP_SYN else 0), S.nxt)
         if ahead > 0:
             S.nxt += <uint32_t>ahead
             S.offset += ahead
-    elif k.plan.n or k.plan.len:
-        if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.plan, c.s, AT_RECEIVER) < 0:
-            return -1
-        advance(k, c, &k.plan, c.s)
-    track_receiver(c)
+    if not k.alter or safe_hold(k, c):
+        track_receiver(c)
     if acked_hear(k, f, c.s, c.pkt) < 0:
         return WAY_FAILED
     if f.extra != NULL and k.truth == TRUTH_TAP and claimed(k, c) < 0:
         return WAY_FAILED
     track_fin(c, c.s)
-    if k.bus.want_receiver >> KIND_PACKET_IN & 1:
+    if k.bus.want_receiver >> KIND_PACKET_IN & 1 and k.alter != ALTER_HELD:
         packet_at_receiver(k, c)
     if drain(k) < 0:
         return -1
@@ -447,14 +439,11 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
         arm(k, f)       # the new state's time-out may be shorter
     return 0
 
-cdef void packet_at_receiver(Core k, scene_t *c) noexcept nogil:
-    cdef event_t *e = ring_add(&k.ring, c.flow.mask, KIND_PACKET_IN, c.flow, c.pkt, k.now, c.s, c.to_server)
-    if e != NULL:
-        e.at = AT_RECEIVER
-
 cdef void abort(Core k, scene_t *c) noexcept nogil:
     """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""
     cdef end_t *S = &c.flow.end[c.s]
+    if k.copy != NULL:
+        safe_forget(k)
     if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
         reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
     if k.fresh:

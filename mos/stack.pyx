@@ -26,9 +26,10 @@ from mos.net.packet cimport (
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
-from mos.core cimport DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
+from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
 from mos.leave cimport leave, leave_resets
 from mos.lifetime cimport admit, end_flow, pass_time, release
+from mos.safe cimport safe_after, safe_alter
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
@@ -389,14 +390,17 @@ cdef class Stack(Core):
 
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""
+        cdef int how = ALTER_NONE
         caps_look(self)
         if self.caps and caps_tell(self, f, p) < 0:
             return -1
+        if self.alter and (self.answer.verdict < MOS_HOLD or self.committed):
+            how = safe_alter(self, p, f, s)
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
-        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD:
+        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD and how != ALTER_GONE:
             if p.reassembled:
                 self.answer.verdict, self.answer.position = MOS_DROP, 65535
                 self.n.dropped[1] += 1
@@ -406,12 +410,17 @@ cdef class Stack(Core):
                     self.edited = 1
                 rewrite_flow(self.out, p, f, s)
         if self.answer.verdict < MOS_DROP or self.committed:
-            self.n.forwarded += 1
-            leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen, p.wirelen, SEND_ON)
+            if how != ALTER_GONE:
+                self.n.forwarded += 1
+                leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
+                      self.out_len if how else p.wirelen, SEND_ON)
+            if self.alter:
+                safe_after(self, p, f, s)
         elif self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
         elif f != NULL and f.flags & FLOW_DROPPED:
             self.n.dropped[DROPPED_PROGRAM] += 1
+        self.alter = ALTER_NONE
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
             self.sentence(p, f, s)
         if self.answer.verdict and self.on_verdict is not None:

@@ -46,6 +46,7 @@ ARRANGED = {
     "timers": (lambda: questions(4100), {}, 4),
     "sets": (lambda: questions(3), dict(limits={"sets": 2}), 3),
     "domains": (domains, {}, 65_600 - 65_536),
+    "retained": (lambda: far(5, step=4, length=4, base=0), dict(truth="inline", limits={"retained": 10}), 1),
 }
 
 
@@ -104,7 +105,7 @@ def test_inline_a_segment_beyond_the_bound_is_dropped_and_told_once():
     @on(StreamData)
     def data(ev):
         pass
-    with Engine(Chain([cap, data]), truth="inline", limits={"segments": 8}) as engine:
+    with Engine(Chain([cap, data]), truth="inline", safe="off", limits={"segments": 8}) as engine:
         passed = [engine.feed(frame, ns) for ns, frame in far(9)]
     assert passed == [True] * 11 + [False] and told == [("segments", 1000, 12)]
     assert engine.stats()["caps"] == {"segments": 1}

@@ -6,7 +6,7 @@ from mos.events.filtervm cimport Filter, program_t
 from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
-from mos.events.ring cimport event_t
+from mos.events.ring cimport EV_UNSENT, event_t
 from mos.events.sets cimport place_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
@@ -52,8 +52,8 @@ cdef inline void answer_reset(answer_t *a) noexcept nogil:
     a.edits = NULL
 
 cdef inline bint in_packet(const event_t *e) noexcept nogil:
-    """The event's bytes lie in the frame of its packet: there they can still be changed."""
-    return e.pkt != NULL and not e.pkt.reassembled and e.pkt.payload <= e.data \
+    """The event's bytes lie in the frame of its packet, or have not left for another reason: they can still be changed."""
+    return e.flags & EV_UNSENT or e.pkt != NULL and not e.pkt.reassembled and e.pkt.payload <= e.data \
         and e.data + e.length <= e.pkt.payload + e.pkt.payload_cap
 
 cdef class Bus:

@@ -118,3 +118,4 @@ cdef enum:
     CAP_TIMERS = 6
     CAP_SETS = 7
     CAP_DOMAINS = 8
+    CAP_RETAINED = 9

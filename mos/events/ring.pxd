@@ -13,6 +13,7 @@ cdef enum:              # event_t.flags
     EV_REDELIVERED = 1  # offered before, in a packet that was dropped
     EV_DOUBTFUL = 2     # taken on the evidence of the receiver's ACK alone
     EV_MIDSTREAM = 4    # FlowStart of a flow picked up without its SYN
+    EV_UNSENT = 16      # safe mode: its bytes have not left, whichever packet brought them, and can still be changed
     EV_KEPT = 8         # `data` is owned by a kept copy of the event
 
 cdef struct event_t:

@@ -47,7 +47,8 @@ REFUSALS = ("window", "rst", "syn", "ack", "timestamp", "no_ack", "after_fin", "
 MALFORMED = ("none", "link", "truncated", "ip_version", "ip_header", "ip_length", "ip_options", "extension", "tcp_header",
              "udp_header", "icmp_header", "tunnel", "depth", "fragment_overlap", "fragment_cap", "fragment_timeout",
              "fragment_length")
-CAPS = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains")
+CAPS = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains",
+        "retained")
 SIDES = ("client", "server")
 
 _RANGE = (Field("offset", "int", "offset", "stream offset of the first byte; the byte after the SYN is 0"),

@@ -22,7 +22,7 @@ _Orphan = Literal["no_syn", "filtered", "table_full", "stopped"]
 _Side = Literal["client", "server"]
 _Checksum = Literal["transport", "ip"]
 _Cap = Literal["flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets",
-    "domains"]
+    "domains", "retained"]
 
 @disjoint_base
 class Packet:

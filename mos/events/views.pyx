@@ -507,7 +507,7 @@ cdef tuple MALFORMED_NAMES = ("none", "link", "truncated", "ip_version", "ip_hea
 cdef tuple ORPHAN_NAMES = ("no_syn", "filtered", "table_full", "stopped")
 cdef tuple SIDE_NAMES = ("client", "server")
 cdef tuple CHECKSUM_NAMES = ("transport", "ip")
-cdef tuple CAP_NAMES = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains")
+cdef tuple CAP_NAMES = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains", "retained")
 cdef uint64_t HAS_BYTES = 0x840   # kinds whose `length` counts the bytes at `data`
 
 cdef class PacketEvent(Event):
@@ -986,7 +986,7 @@ cdef class CapReached(Anomaly):
 
     @property
     def cause(self):
-        """Which bound (flows, segments, bytes, global_bytes, doubtful, fragments, timers, sets, domains)."""
+        """Which bound (flows, segments, bytes, global_bytes, doubtful, fragments, timers, sets, domains, retained)."""
         if self.e == NULL:
             stale(self, "cause")
         return enum_name(CAP_NAMES, self.e.cause)

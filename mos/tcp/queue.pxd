@@ -33,6 +33,10 @@ cdef struct reasm_t:
     seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
     seg_t   *waiting_tail
     uint64_t waiting_bytes
+    seg_t   *sent           # safe mode: forwarded, not yet acknowledged; in order, may have holes
+    seg_t   *sent_tail
+    uint64_t sent_bytes
+    uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
     uint64_t bytes          # in the queue
     uint64_t doubt_bytes
     uint32_t waits

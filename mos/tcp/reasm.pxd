@@ -14,6 +14,7 @@ cdef struct limits_t:       # per direction
     uint32_t doubt_bytes    # parked as doubtful
     uint32_t doubts         # segments of them
     uint32_t keep           # delivered bytes retained for comparison, 0: none
+    uint64_t sent           # safe mode: forwarded bytes retained until they are acknowledged
 
 cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint64_t off

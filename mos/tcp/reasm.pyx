@@ -363,14 +363,15 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     """Release everything the direction holds."""
     cdef seg_t *s
     cdef seg_t *following
-    cdef seg_t *lists[3]
+    cdef seg_t *lists[4]
     cdef int i
     if r[0] == NULL:
         return
     lists[0] = r[0].head
     lists[1] = r[0].doubt
     lists[2] = r[0].waiting
-    for i in range(3):
+    lists[3] = r[0].sent
+    for i in range(4):
         s = lists[i]
         while s != NULL:
             following = s.next

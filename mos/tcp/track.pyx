@@ -257,7 +257,8 @@ cdef void track_sender(scene_t *c) noexcept nogil:
     if has_fin:
         if length:
             history_add(f, c.s, HIST_FIN)
-        if not S.flags & END_FIN_SENT:
+        # Inline, one below what has been forwarded is no end of anything: its receiver has more.
+        if not S.flags & END_FIN_SENT and (c.truth == 0 or seq_ge(end - 1, S.nxt)):
             S.flags |= END_FIN_SENT
             S.fin_seq = end - 1
             step(c, c.s, SND_FIN, AT_SENDER)

@@ -1,0 +1,58 @@
+"""Segments made anew from one that came: headers, lengths, checksums (their content: test_safe.py)."""
+import struct
+
+from hosts import ACK, SYN, frame
+from packets import ether, ip4
+from packets import udp as datagram
+from test_rewrite import pseudo_sum
+from test_safe import Lane
+
+
+def vlan(raw, *ids):
+    return raw[:12] + b"".join(struct.pack("!HH", 0x8100, i) for i in ids) + raw[12:]
+
+
+def vxlan(raw):
+    """Both hosts behind tunnel ends; the outer UDP without a checksum, as Linux sends it."""
+    return ether(ip4(datagram(struct.pack("!II", 1 << 27, 7 << 8) + raw, 5000, 4789, check=0), 17))
+
+
+HELLO = ((True, 1000, 0, SYN, b""), (False, 2000, 1001, SYN | ACK, b""), (True, 1001, 2001, ACK, b""))
+
+
+def opened(lane, wrap):
+    for segment in HELLO:
+        lane.feed(wrap(frame(1234, *segment)))
+
+
+def test_tags_stay():
+    with Lane(open=False) as lane:
+        opened(lane, lambda raw: vlan(raw, 7, 5))
+        (ack,) = lane.feed(vlan(frame(1234, True, 1004, 2001, ACK, b"def"), 7, 5))
+        assert ack[12:20] == vlan(bytes(14), 7, 5)[12:20] and ack[:12] == bytes(range(8, 14)) + bytes(range(2, 8))
+        first, rest = lane.feed(vlan(frame(1234, True, 1001, 2001, ACK, b"abc"), 7, 5))
+        assert rest[:12] == first[:12] and rest[12:20] == first[12:20] and rest.endswith(b"def")
+        assert rest[:26] == vlan(frame(1234, True, 1004, 2001, ACK | 8, b"def"), 7, 5)[:26]
+        assert rest[26:] == frame(1234, True, 1004, 2001, ACK | 8, b"def", wnd=65535)[18:]
+
+
+def test_an_unfinished_checksum_stays_unfinished_when_bytes_are_cut_off():
+    with Lane() as lane:
+        lane.client(0, b"abc")
+        lane.server(ack=2)
+        (out,) = lane.feed(pseudo_sum(frame(1234, True, 1001, 2001, ACK, b"xyzdef")), csum_partial=True)
+        assert out[54:] == b"cdef" and pseudo_sum(out) == out
+        (out,) = lane.feed(pseudo_sum(frame(1234, True, 1001, 2001, ACK, b"xy")), csum_partial=True)
+        assert len(out) == 54 and pseudo_sum(out) == out
+
+
+def test_in_a_tunnel_bytes_are_put_right_and_none_cut_off():
+    with Lane(open=False) as lane:
+        opened(lane, vxlan)
+        assert lane.feed(vxlan(frame(1234, True, 1001, 2001, ACK, b"abc")))
+        (out,) = lane.feed(vxlan(frame(1234, True, 1001, 2001, ACK, b"xyz")))
+        assert out == vxlan(frame(1234, True, 1001, 2001, ACK, b"abc"))
+        lane.feed(vxlan(frame(1234, False, 2001, 1003, ACK)))
+        assert lane.feed(vxlan(frame(1234, True, 1001, 2001, ACK, b"xyz"))) == []
+        assert lane.engine.stats()["dropped"] == {"unsafe": 1}
+        assert lane.feed(vxlan(frame(1234, True, 1008, 2001, ACK, b"h"))) == []     # no ACK of ours either

@@ -64,8 +64,9 @@ lint: $(VENV)/.lint build  ## style of Python and Cython; generated files are up
 	$(BIN)/cython-lint mos mbox
 	$(BIN)/python -m mos.events.generate --check
 
-stubs: $(VENV)/.build  ## write anew what follows from mos/events/spec.py: kinds, views, stubs, reference
+stubs: $(VENV)/.build  ## write anew what follows from mos/events/spec.py (kinds, views, stubs, reference), and docs/bounds.md
 	$(BIN)/python -m mos.events.generate
+	$(BIN)/python tools/bounds >docs/bounds.md
 
 clean:      ## remove everything made here, .venv too
 	rm -rf build dist *.egg-info .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

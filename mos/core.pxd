@@ -83,6 +83,7 @@ cdef struct counters_t:
     uint64_t refused[16]    # by cause
     uint64_t ended[16]      # by reason
     uint64_t dropped[NDROPPED]
+    uint64_t ticks_left_out # of periodic timers, behind a silence
     uint64_t caps[NCAPS]    # by CAP_*: how often a bound's policy was applied
     uint64_t safe[NSAFE]
     uint64_t events[64]     # by kind, as raised

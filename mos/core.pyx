@@ -27,7 +27,7 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef enum:
-    MAX_SECONDS = 1 << 30   # of a timer: 34 years
+    MAX_SECONDS = 1 << 30   # of a timer: 34 years, and times in ns stay below 2**63
     DOUBTS = 64             # doubtful segments a direction: more than 64 KB of full ones, few enough to look through
     MAX_TIMERS = 1 << 20    # armed user timers, some 250 bytes each: 250 MB at the worst
     FLOW_TIMERS = 4096      # of one flow: it shall not use up those of all others
@@ -291,7 +291,7 @@ cdef class Core:
             "reassembly": {"bytes": self.budget.used, "peak": self.budget.peak, "refused": self.budget.refused},
             "caps": {c: n.caps[i] for i, c in enumerate(CAPS) if n.caps[i]},
             "safe": {c: n.safe[i] for i, c in enumerate(("rewritten", "bare", "held_back", "not_urgent"))},
-            "timers": self.timers_live, "ring_lost": self.ring.lost,
+            "timers": self.timers_live, "ticks_left_out": n.ticks_left_out, "ring_lost": self.ring.lost,
         }
 
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept:

@@ -219,6 +219,7 @@ cdef int fire(Core k, user_timer_t *t) noexcept nogil:
     (<void (*)(PyObject *) noexcept nogil>hold)(value)
     if t.period:
         if (k.now - due) // t.period > CATCH_UP:
+            k.n.ticks_left_out += <uint64_t>((k.now - due) // t.period)
             due = k.now - (k.now - due) % t.period
         wheel_arm(k.timers, &t.node, due)
     else:

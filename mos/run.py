@@ -36,13 +36,15 @@ CONTENT = StreamData.kind_mask | OverlapConflict.kind_mask
 TIMEOUTS = {"CLOSED": 60, "LISTEN": 60, "SYN_SENT": 130, "SYN_RECEIVED": 130, "ESTABLISHED": 7440, "FIN_WAIT_1": 240,
             "FIN_WAIT_2": 240, "CLOSE_WAIT": 7440, "CLOSING": 240, "LAST_ACK": 240, "TIME_WAIT": 60, "DATAGRAM": 120}
 
-# Reassembly bounds. Per direction 4 MB out of order: Linux's largest default receive window is 6 MB and half of that is
-# overhead; 4,096 segments bound the walk through the queue. Doubtful 64 KB: evidence comes within a round trip or never.
-# Keep 64 KB of delivered bytes to compare retransmissions with: an unscaled window. Retained in safe mode 8 MB: more than the
-# receive buffer of 6 MB that Linux grows to. All directions together 1 GB.
-# Sets: distinct patterns of attached handlers; 65,536 of them take some 64 MB.
-LIMITS = {"bytes": 4 << 20, "segments": 4096, "doubtful": 65536, "keep": 65536, "retained": 8 << 20, "global": 1 << 30,
-          "sets": 65536}
+LIMITS = {
+    "bytes": 4 << 20,       # out of order, a direction: Linux's largest default receive window is 6 MB, half of it overhead
+    "segments": 4096,       # out of order, a direction: 4 MB in full segments are 2,900
+    "doubtful": 65536,      # doubtful bytes a direction: an unscaled window; evidence comes within a round trip or never
+    "keep": 65536,          # delivered bytes kept to compare retransmissions with, a direction: an unscaled window
+    "retained": 8 << 20,    # forwarded and not acknowledged, a direction: more than the 6 MB of Linux receive buffers
+    "global": 1 << 30,      # memory of all directions together: what a small box can spare beside its flows
+    "sets": 65536,          # distinct combinations of attached handlers: some 60 MB; sixteen handlers in every combination
+}
 
 
 @dataclass
@@ -282,7 +284,8 @@ class Engine:
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon}
         if self.source is not None and self.source.live:
             out["ports"] = self.source.stats()
-        rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters()}
+        rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters(),
+                                                              "stores": self.slots.store_counters()}
         return out | rest
 
 

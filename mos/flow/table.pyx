@@ -17,7 +17,7 @@ cdef enum:
     LOAD_NUM = 5            # at most 5/8 full: 1,048,576 flows fit 16 index bytes each, with room for some aliases,
     LOAD_DEN = 8            # and a search that finds nothing still looks at four entries on average
 
-MAX_FLOWS = 1 << 20         # about 400 MB: what a small box can spare
+MAX_FLOWS = 1 << 20         # about 500 MB: what a small box can spare
 FLOW_LIMIT = 1 << 26        # 26 GB; keeps slots of aliases below 2**31 and leaves tag bits beyond the index's
 
 
@@ -176,6 +176,7 @@ cdef name_t *name_at_position(table_t *t, flow_t *f, uint16_t position) noexcept
         n += 1
         a = a.next
     if n == ALIAS_MAX:
+        t.names_refused += 1
         return NULL
     name = <name_t *>slab_take(&t.names, &slot)
     if name == NULL:
@@ -309,10 +310,10 @@ cdef class FlowTable:
         return self.c.n_flows
 
     def counters(self):
-        """flows and aliases now, peak (most flows at a time), created (flows ever), index (entries), memory (bytes)."""
+        """flows and aliases now, peak (most flows at a time), created (flows ever), names_refused (a fifth name), index (entries), memory (bytes)."""
         cdef table_t *t = self.c
         index = (<uint64_t>t.mask + 1) * sizeof(entry_t)
-        return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created, "index": t.mask + 1,
+        return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created, "names_refused": t.names_refused, "index": t.mask + 1,
                 "memory": index + t.flows.bytes + t.names.bytes + sizeof(table_t)}
 
     def invariants(self):

@@ -6,7 +6,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from mos.net.bytes cimport be16, le32
 from mos.net.checksum cimport csum_fold, csum_range, csum_update16, csum_update32
 from mos.net.domain cimport DOMAIN_OVERFLOW, domain_intern, domain_path, domains_free
-from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, frag_add, frag_clear,
+from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, MAX_DATAGRAMS, MAX_FRAGMENT_BYTES, MAX_FRAGMENTS,
+                           frag_add, frag_clear,
                            frag_release, fragment_t, held_t)
 from mos.net.ip cimport IPPROTO_AH, ah, ip4, ip6, ip_any
 from mos.net.link cimport (LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTYPE_ETHERNET, LINKTYPE_IPV4,
@@ -361,9 +362,8 @@ cdef class Decoder:
     plainly: simple packets take a short way, with the same result.
     """
 
-    def __cinit__(self, *, tunnels=True, checksum="off", bint defrag=True, overlap="first", max_datagrams=4096,
-                  max_fragments=256, max_fragment_bytes=16 << 20, bytes hash_key not None=bytes(16), bint plainly=True):
-        # 4096 datagrams in 16 MB is an average of 4 KB each. 256 fragments carry 64 KB at the smallest MTU in use, 296.
+    def __cinit__(self, *, tunnels=True, checksum="off", bint defrag=True, overlap="first", max_datagrams=MAX_DATAGRAMS,
+                  max_fragments=MAX_FRAGMENTS, max_fragment_bytes=MAX_FRAGMENT_BYTES, bytes hash_key not None=bytes(16), bint plainly=True):
         if checksum not in CHECKSUMS:
             raise UsageError(f"checksum={checksum!r}: choose one of {', '.join(CHECKSUMS)}")
         if overlap not in OVERLAPS:

@@ -12,6 +12,9 @@ cdef enum:
     FRAG_COMPLETE = 0   # answers of frag_add; a BAD_* cause otherwise negated
     FRAG_WAITING = 1
     FRAG_BUCKETS = 4096
+    MAX_DATAGRAMS = 4096            # incomplete at a time: real ones complete within milliseconds
+    MAX_FRAGMENTS = 256             # of one datagram: they carry 64 KB at the smallest MTU in use, 296
+    MAX_FRAGMENT_BYTES = 16 << 20   # of all that wait: an average of 4 KB for each datagram
 
 cdef struct piece_t:    # bytes start .. end of the fragmentable part, stored right behind it; pieces never overlap
     piece_t *next

@@ -379,6 +379,10 @@ cdef class SlotSpace:
         """Blocks open now and at most, bytes taken for them, packets whose writes were undone."""
         return {"open": self.l.open, "peak": self.l.peak, "bytes": self.l.bytes, "undone": self.u.undone}
 
+    def store_counters(self):
+        """[(kind, name, counters)] of the Pools, Counts, Maps and Tables."""
+        return [(d.kind, d.name, store.counters()) for d, store in self.stores.items()]
+
     def __enter__(self):
         """Run as this stack until __exit__. The stack itself uses state_enter and state_leave."""
         self.outer.append(running())

@@ -28,7 +28,7 @@ from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_parked, reasm_probe, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
+    HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
     track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
 
@@ -124,9 +124,12 @@ cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
 cdef int claimed(Core k, scene_t *c) noexcept nogil:
     """The sender has reached an ACK that seemed impossible: it was seen before its data, as captures of several queues have it."""
     cdef side_trouble_t *by = &(<trouble_t *>c.flow.extra).side[1 - c.s]
+    cdef end_t *R = &c.flow.end[1 - c.s]
     if not by.claims or seq_gt(by.claim, c.flow.end[c.s].snd_max):
         return 0
     by.claims = 0
+    if seq_gt(by.claim + by.claim_wnd, R.rcv_edge):
+        R.rcv_edge = by.claim + by.claim_wnd
     return evidence(k, c, c.s, by.claim)
 
 cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
@@ -152,6 +155,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
         elif j.cause == REFUSED_ACK and seq_gt(p.ack, f.end[1 - c.s].snd_max):
             t.side[c.s].claims, t.side[c.s].claim = CLAIM_MADE, p.ack
+            t.side[c.s].claim_wnd = p.wnd << scale_of(f, c.s) if S.flags & END_SEEN and p.seq == S.snd_max else 0
     e = ring_add(&k.ring, f.mask, KIND_OUT_OF_WINDOW, f, p, k.now, c.s, c.to_server)
     if e != NULL:
         e.cause, e.offset, e.length = j.cause, <uint64_t>max(off, 0), p.payload_len

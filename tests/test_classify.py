@@ -139,6 +139,12 @@ def test_a_tap_goes_by_the_highest_ack_it_saw():
     assert not [x for x in play(c) if x.startswith("OutOfWindow >")]
 
 
+def test_a_tap_goes_by_the_window_of_an_ack_seen_before_its_data():
+    """As from two queues: what the window lets in is no matter for a later ACK, which a RST may forestall."""
+    c = narrow(10).segment("client", b"a" * 10).ack().reorder(4, by=1).segment("client", b"b" * 10).rst("server", ack=11)
+    assert play(c).of("OutOfWindow", "StreamData") == ["OutOfWindow < ack 0+0", "StreamData > 0+10", "StreamData > 10+10"]
+
+
 TAKEN = {
     "old timestamp": (lambda: conn(timestamps=True).send(b"a").segment("client", b"old", ts=(5, 5)).ack(),
                       ["StreamData > 0+1", "OutOfWindow > timestamp 1+3", "StreamData > 1+3 doubtful"]),

@@ -19,6 +19,7 @@ cdef struct side_trouble_t:     # about what this end sent
     uint32_t zero_windows
     uint32_t refused            # segments its peer would refuse
     uint32_t claim              # an ACK beyond what was seen, waiting to be confirmed
+    uint32_t claim_wnd          # the window it offers from there; 0 unless it stood where its sender's next segment must
     uint32_t rst_seq            # where its RST in doubt stood
     uint32_t[2] rst_max         # SND.NXT of client and server when it was sent
     uint8_t  rst_told           # 1: `rst_seq` is set

@@ -170,7 +170,8 @@ def run(seeds, total, options):
             if wrong:
                 kept = shutil.copytree(directory, options.keep / f"judge-{seed}", dirs_exist_ok=True)
                 print("\n".join(f"    {line}" for line in wrong[:20]))
-                print(f"    again: python {sys.argv[0]} --seed {seed} --bytes {total}    captures: {kept}")
+                again = f"{sys.argv[0]} --seed {seed} --bytes {total}{' --imperfect' if options.imperfect else ''}"
+                print(f"    again: python {again}    captures: {kept}")
             shutil.rmtree(directory)
     network.close()
     totals.print()

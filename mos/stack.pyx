@@ -95,7 +95,7 @@ cdef class Stack(Core):
         A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left.
         """
         cdef int n, i
-        source.due = min(self.idle.next_due, self.timers.next_due)
+        source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
         self.look_ahead(batch, n)
         for i in range(n):

@@ -22,6 +22,7 @@ from mos.io.interfaces import Sockets, Watch
 
 cdef enum:
     ETHERNET = 1            # LINKTYPE_ETHERNET
+    NEAR = 1000000000       # ns: what is due later than that does not shorten a wait
     TICK_MS = 100           # the longest wait: signals, lost links and --for are seen to that often
     MAX_FRAME = 1 << 18     # as in captures: the largest a stack takes
     HEAD = 64               # room before a frame that no slot holds, for its virtio header and a tag; keeps it aligned
@@ -196,9 +197,11 @@ cdef class Live(Port):
         cdef pollfd[2] fds
         cdef int i, ready = 0
         cdef unsigned int size = sizeof(int)
-        cdef int64_t now = real_time(), left
+        cdef int64_t left = self.due - self.now
         if self.wait:
-            left = (self.due - now) // 1000000 + 1 if self.due > now else 0
+            if left < NEAR:         # our clock stands while nothing comes, by a tick at most
+                left = max(self.due - real_time(), <int64_t>0)
+            left = left // 1000000 + (left > 0)
             for i in range(self.sides):
                 fds[i].fd, fds[i].events, fds[i].revents = self.side[i].rx, POLLIN, 0
             ready = poll(fds, self.sides, <int>min(left, <int64_t>TICK_MS))

@@ -1,0 +1,177 @@
+"""`python bench/inline.py`: mos between two network namespaces against the kernel's bridge and a forwarder in C, taking turns.
+
+Traffic is iperf3's, at wire size and with super-packets, and with --testbed DIR a flood of 64-byte datagrams and round trips, too:
+DIR holds fwd.c (fwd IFA IFB OPTION=VALUE…, the forwarder to compare with), udpgen.c and pp.c; they are compiled, not copied. Rates are
+medians over the rounds; a packet's CPU time is the forwarder's own, which a busy machine disturbs less.
+"""
+import argparse
+import json
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from namespaces import SERVER, Bed, Running, why_not  # noqa: E402
+
+RULES = ROOT / "examples" / "inline" / "rules.toml"
+BOXES = {"mos": [], "mos monitor": ["monitor"], "mos firewall": ["firewall", "--set", f"firewall.rules={RULES}"]}
+FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1", "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
+# Load: what the hosts leave to their cards, arms, what is wanted of whom against whom: at least, or of latency at most, so many times.
+LOADS = {
+    "tcp": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos monitor", "C ring", 0.9)]),
+    "super": ("full", ["bridge", "C super", "C super, many", "mos", "mos monitor"], [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
+    "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"], [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
+    "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos", "C ring", 1.15)]),
+}
+UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "trip": "µs p50 / p99"}
+
+
+class Programs:
+    """The testbed's programs, compiled."""
+
+    def __init__(self, where):
+        self.dir = Path(tempfile.mkdtemp())
+        for name in ("fwd", "udpgen", "pp") if where else ():
+            subprocess.run(["gcc", "-O2", "-w", "-o", self.dir / name, Path(where) / f"{name}.c"], check=True)
+        self.there = bool(where)
+
+    def __getattr__(self, name):
+        return str(self.dir / name)
+
+
+class Bridge:
+    """The kernel's own."""
+
+    def __init__(self, bed):
+        self.bed = bed
+        bed.box.run("ip", "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0")
+        for device in ("m0", "m1"):
+            bed.box.run("ip", "link", "set", device, "master", "br0")
+        bed.box.run("ip", "link", "set", "br0", "up")
+
+    def stop(self):
+        self.bed.box.run("ip", "link", "del", "br0")
+
+
+class Forwarder:
+    def __init__(self, bed, program, options):
+        self.process = bed.box.start(program, "m0", "m1", *options.split())
+        time.sleep(0.3)
+
+    def stop(self):
+        """CPU ns a packet."""
+        self.process.send_signal(signal.SIGTERM)
+        said = self.process.communicate(timeout=20)[0]
+        packets = sum(map(int, re.findall(r" in=(\d+)", said)))
+        return sum(map(float, re.findall(r"(?:user|sys)=([\d.]+)", said))) / max(packets, 1) * 1e9
+
+
+class Mos:
+    def __init__(self, bed, words):
+        self.running = Running(bed, *words)
+
+    def stop(self):
+        """CPU ns a packet."""
+        stats = self.running.stop()
+        return stats["cpu_seconds"] / max(stats["packets_in"], 1) * 1e9
+
+
+def start(arm, bed, programs):
+    if arm == "bridge":
+        return Bridge(bed)
+    if arm in FORWARDERS:
+        return Forwarder(bed, programs.fwd, FORWARDERS[arm])
+    return Mos(bed, BOXES[arm])
+
+
+def received(bed):
+    return json.loads(bed.server.run("ip", "-j", "-s", "link", "show", "s0").stdout)[0]["stats64"]["rx"]["packets"]
+
+
+def load(name, bed, programs, seconds):
+    """One measurement: a rate, or for round trips their median and 99th percentile."""
+    if name == "udp":
+        macs = [json.loads(h.run("ip", "-j", "link", "show", d).stdout)[0]["address"] for h, d in ((bed.server, "s0"), (bed.client, "c0"))]
+        before = received(bed)
+        bed.client.run(programs.udpgen, "c0", *macs, "10.77.0.1", SERVER, seconds, 60)
+        return ((received(bed) - before) / seconds,)
+    if name == "trip":
+        server = bed.server.start(programs.pp, "s", 5000)
+        said = bed.client.run(programs.pp, "c", SERVER, 5000, 2000 * seconds).stdout
+        server.kill()
+        server.communicate()
+        return tuple(float(re.search(rf"{p}=([\d.]+)", said)[1]) for p in ("p50", "p99"))
+    server = bed.server.start("iperf3", "-s", "-1")
+    while "5201" not in bed.server.run("ss", "-ltn").stdout:
+        time.sleep(0.02)
+    said = bed.client.run("iperf3", "-c", SERVER, "-t", seconds, "-J").stdout
+    server.communicate(timeout=20)
+    return (json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e6,)
+
+
+def rounds(name, arms, bed, programs, options):
+    """Arm: its measurements and CPU times, round by round."""
+    found = {arm: ([], []) for arm in arms}
+    for _ in range(options.rounds):
+        for arm in arms:
+            running = start(arm, bed, programs)
+            try:
+                bed.client.run(sys.executable, "-c", f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))")
+                found[arm][0].append(load(name, bed, programs, options.seconds))
+            finally:
+                cpu = running.stop()
+            if cpu:
+                found[arm][1].append(cpu)
+    return found
+
+
+def report(name, found, wanted):
+    """Print a table of medians, and whether each bar is met; the arms whose bars are missed."""
+    medians = {arm: [statistics.median(v) for v in zip(*values)] for arm, (values, _) in found.items()}
+    print(f"\n{name}, {UNITS[name]}")
+    for arm, values in medians.items():
+        cpu = found[arm][1]
+        spread = [v[0] for v in found[arm][0]]
+        said = " / ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.1f}" for v in values)
+        print(f"  {arm:14} {said:>16}   from {min(spread):,.0f} to {max(spread):,.0f}" + (f"   {statistics.median(cpu):,.0f} ns CPU a packet" if cpu else ""))
+    for arm, other, bar in wanted:
+        if arm in medians and other in medians:
+            for i, (a, b) in enumerate(zip(medians[arm], medians[other])):
+                met = a / b <= bar if name == "trip" else a / b >= bar
+                print(f"  {arm} : {other}{', p99' if i else ''}: {a / b:.2f}, wanted {'<=' if name == 'trip' else '>='} {bar}: {'met' if met else 'MISSED'}")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--testbed", metavar="DIR", help="where fwd.c, udpgen.c and pp.c are")
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--seconds", type=int, default=3, help="of each measurement")
+    p.add_argument("--only", default="", help=f"loads, of {', '.join(LOADS)}")
+    options = p.parse_args()
+    if why_not() or not shutil.which("iperf3"):
+        sys.exit(f"bench: NOT RUN: {why_not() or 'no iperf3: apt-get install iperf3'}")
+    programs, bed = Programs(options.testbed), Bed()
+    try:
+        for name, (mode, arms, wanted) in LOADS.items():
+            if options.only and name not in options.only.split(","):
+                continue
+            if name in ("udp", "trip") and not programs.there:
+                print(f"\n{name}: SKIPPED: --testbed DIR has its programs")
+                continue
+            arms = [arm for arm in arms if programs.there or arm not in FORWARDERS]
+            bed.offload(mode)
+            report(name, rounds(name, arms, bed, programs, options), wanted)
+    finally:
+        bed.close()
+        shutil.rmtree(programs.dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""`python bench/inline.py`: mos between two network namespaces against the kernel's bridge and a forwarder in C, taking turns.
+"""`python bench/inline.py`: mos between two network namespaces against the kernel's bridge and a forwarder in C, in turns.
 
-Traffic is iperf3's, at wire size and with super-packets, and with --testbed DIR a flood of 64-byte datagrams and round trips, too:
-DIR holds fwd.c (fwd IFA IFB OPTION=VALUE…, the forwarder to compare with), udpgen.c and pp.c; they are compiled, not copied. Rates are
-medians over the rounds; a packet's CPU time is the forwarder's own, which a busy machine disturbs less.
+Traffic is iperf3's, at wire size and with super-packets, and with --testbed DIR a flood of 64-byte datagrams and round trips,
+too: DIR holds fwd.c (fwd IFA IFB OPTION=VALUE…, the forwarder to compare with), udpgen.c and pp.c; they are compiled, not
+copied. Rates are medians over the rounds; a packet's CPU time is the forwarder's own, which a busy machine disturbs less.
 """
 import argparse
 import json
@@ -22,14 +22,18 @@ from namespaces import SERVER, Bed, Running, why_not  # noqa: E402
 
 RULES = ROOT / "examples" / "inline" / "rules.toml"
 BOXES = {"mos": [], "mos monitor": ["monitor"], "mos firewall": ["firewall", "--set", f"firewall.rules={RULES}"]}
-FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1", "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
-# Load: what the hosts leave to their cards, arms, what is wanted of whom against whom: at least, or of latency at most, so many times.
+FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1",
+              "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
+# Load: what the hosts leave to their cards, arms, what is wanted of whom against whom: so many times at least, latency at most.
 LOADS = {
     "tcp": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos monitor", "C ring", 0.9)]),
-    "super": ("full", ["bridge", "C super", "C super, many", "mos", "mos monitor"], [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
-    "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"], [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
+    "super": ("full", ["bridge", "C super", "C super, many", "mos", "mos monitor"],
+              [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
+    "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"],
+            [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
     "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos", "C ring", 1.15)]),
 }
+KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
 UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "trip": "µs p50 / p99"}
 
 
@@ -98,7 +102,8 @@ def received(bed):
 def load(name, bed, programs, seconds):
     """One measurement: a rate, or for round trips their median and 99th percentile."""
     if name == "udp":
-        macs = [json.loads(h.run("ip", "-j", "link", "show", d).stdout)[0]["address"] for h, d in ((bed.server, "s0"), (bed.client, "c0"))]
+        macs = [json.loads(host.run("ip", "-j", "link", "show", device).stdout)[0]["address"]
+                for host, device in ((bed.server, "s0"), (bed.client, "c0"))]
         before = received(bed)
         bed.client.run(programs.udpgen, "c0", *macs, "10.77.0.1", SERVER, seconds, 60)
         return ((received(bed) - before) / seconds,)
@@ -123,7 +128,7 @@ def rounds(name, arms, bed, programs, options):
         for arm in arms:
             running = start(arm, bed, programs)
             try:
-                bed.client.run(sys.executable, "-c", f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))")
+                bed.client.run(sys.executable, "-c", KNOCK)     # so that neighbours are known
                 found[arm][0].append(load(name, bed, programs, options.seconds))
             finally:
                 cpu = running.stop()
@@ -140,12 +145,14 @@ def report(name, found, wanted):
         cpu = found[arm][1]
         spread = [v[0] for v in found[arm][0]]
         said = " / ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.1f}" for v in values)
-        print(f"  {arm:14} {said:>16}   from {min(spread):,.0f} to {max(spread):,.0f}" + (f"   {statistics.median(cpu):,.0f} ns CPU a packet" if cpu else ""))
+        busy = f"   {statistics.median(cpu):,.0f} ns CPU a packet" if cpu else ""
+        print(f"  {arm:14} {said:>16}   from {min(spread):,.0f} to {max(spread):,.0f}{busy}")
     for arm, other, bar in wanted:
         if arm in medians and other in medians:
             for i, (a, b) in enumerate(zip(medians[arm], medians[other])):
                 met = a / b <= bar if name == "trip" else a / b >= bar
-                print(f"  {arm} : {other}{', p99' if i else ''}: {a / b:.2f}, wanted {'<=' if name == 'trip' else '>='} {bar}: {'met' if met else 'MISSED'}")
+                asked = f"{'<=' if name == 'trip' else '>='} {bar}"
+                print(f"  {arm} : {other}{', p99' if i else ''}: {a / b:.2f}, wanted {asked}: {'met' if met else 'MISSED'}")
 
 
 def main():

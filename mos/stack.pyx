@@ -81,7 +81,8 @@ cdef class Stack(Core):
             if self.until and self.n.packets_in >= self.until:
                 return 0
             self.batches += 1
-            if not batch[n - 1].number or (self.now - self.ticked > TICK_NS if source.live else self.batches % TICK_BATCHES == 0):
+            if not batch[n - 1].number or (self.now - self.ticked > TICK_NS if source.live
+                                           else self.batches % TICK_BATCHES == 0):
                 self.ticked = self.now
                 bus_take_gil(self.bus)
                 if (<int (*)(Stack) noexcept nogil>tick_of)(self):

@@ -19,7 +19,8 @@ PROGRAMS = {"ip": "iproute2", "ethtool": "ethtool", "unshare": "util-linux", "ns
 CLIENT, SERVER = "10.77.0.1", "10.77.0.2"
 # What the senders leave to the card. On veth "full" gives super-packets of 64 KB with unfinished checksums, "wire" frames as
 # a cable carries them.
-OFFLOADS = {"full": "tso on gso on gro on tx on", "sums": "tso off gso off gro off tx on", "wire": "tso off gso off gro off tx off"}
+OFFLOADS = {"full": "tso on gso on gro on tx on", "sums": "tso off gso off gro off tx on",
+            "wire": "tso off gso off gro off tx off"}
 MOS = [sys.executable, "-m", "mos"]
 
 
@@ -28,7 +29,8 @@ def why_not():
     absent = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
     if absent:
         return f"apt-get install {' '.join(absent)}"
-    tried = subprocess.run([*unshare(), "ip", "link", "add", "m0", "type", "veth", "peer", "m1"], capture_output=True, text=True)
+    tried = subprocess.run([*unshare(), "ip", "link", "add", "m0", "type", "veth", "peer", "m1"],
+                           capture_output=True, text=True)
     return tried.stderr.strip() if tried.returncode else ""
 
 
@@ -52,11 +54,13 @@ class Host:
         self.pid = int(self.keeper.stdout.readline())
         users = [] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]
         self.enter = ["nsenter", "-t", str(self.pid), *users, "-n", "--"]
-        self.run("sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done; ip link set lo up")
+        self.run("sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done")
+        self.run("ip", "link", "set", "lo", "up")
 
     def run(self, *words, **kwargs):
         """A command to its end; raises if it fails."""
-        return subprocess.run([*self.enter, *map(str, words)], **{"check": True, "capture_output": True, "text": True, "timeout": 60} | kwargs)
+        how = {"check": True, "capture_output": True, "text": True, "timeout": 60} | kwargs
+        return subprocess.run([*self.enter, *map(str, words)], **how)
 
     def start(self, *words, **kwargs):
         return subprocess.Popen([*self.enter, *map(str, words)],
@@ -79,7 +83,8 @@ class Bed:
         self.cable(self.server, "s0", "m1", SERVER)
 
     def cable(self, host, theirs, ours, address):
-        host.run("ip", "link", "add", theirs, "mtu", self.mtu, "type", "veth", "peer", "name", ours, "mtu", self.mtu, "netns", self.box.pid)
+        host.run("ip", "link", "add", theirs, "mtu", self.mtu, "type", "veth",
+                 "peer", "name", ours, "mtu", self.mtu, "netns", self.box.pid)
         host.run("ip", "address", "add", f"{address}/24", "dev", theirs)
         host.run("ip", "link", "set", theirs, "up")
         self.box.run("ip", "link", "set", ours, "up")

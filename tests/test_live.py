@@ -34,6 +34,23 @@ def never(ev): return RESET("bypassed flows are not asked about")
 @on(PacketIn, where="udp and server_port == 84")
 def drop(ev): return DROP
 """
+CHAIN = """
+[run]
+timeouts = { DATAGRAM = 1 }
+
+[[nf]]
+use = "./rules.py"
+
+[[nf]]
+use = "monitor"
+"""
+RAISES = """
+from mos import on
+from mos.events import StreamData
+
+@on(StreamData)
+def bad(ev): raise ValueError("no")
+"""
 ASK = """
 import socket, sys
 port = int(sys.argv[1])
@@ -71,7 +88,8 @@ def bed():
 
 
 @pytest.mark.parametrize("what, said", [
-    ("a:b:c", "give one interface to tap, or two to bridge: -i A:B"), ("lo:", "give one interface"), ("any:lo", "`any` can be tapped only"),
+    ("a:b:c", "give one interface to tap, or two to bridge: -i A:B"), ("lo:", "give one interface"),
+    ("any:lo", "`any` can be tapped only"),
     ("nonesuch", "no interface is called 'nonesuch'; there are"), ("lo:lo", "two different ones")])
 def test_what_cannot_be_opened(what, said):
     with pytest.raises(UsageError) as e:
@@ -86,7 +104,8 @@ def said_by(*words):
 
 @pytest.mark.parametrize("words, said", [
     (["monitor", "-i", "nonesuch:lo"], "no interface is called 'nonesuch'"), (["monitor", "-i", "lo", "-r", "x"], "-r and -i"),
-    (["monitor", "-r", "x", "--for", "3"], "--for is for live interfaces"), (["monitor", "-i", "lo", "--for", "-1"], "seconds above 0")])
+    (["monitor", "-r", "x", "--for", "3"], "--for is for live interfaces"),
+    (["monitor", "-i", "lo", "--for", "-1"], "seconds above 0")])
 def test_wrong_options_are_told(words, said):
     status, text = said_by(*words)
     assert status == 2 and said in text and "Traceback" not in text
@@ -158,12 +177,12 @@ def test_what_libpcap_alone_can_open(bed, name):
     maker = bed.box.start(sys.executable, "-c", tun, stdin=subprocess.PIPE, bufsize=1)
     try:
         if maker.stdout.readline() != "ready\n":
-            pytest.skip(f"a tap of a device without Ethernet was NOT tried: no tun here: {maker.stderr.read().splitlines()[-1]}")
+            pytest.skip(f"a tap of a device without Ethernet was NOT tried: {maker.stderr.read().splitlines()[-1]}")
         bed.box.run("ip", "link", "set", "tun9", "up")
         with Running(bed, "monitor", "--for", "2", interfaces=name) as running:     # only ticks end it: no more packets come
             for _ in range(5):
                 maker.stdin.write(packet + "\n")
-            stats = running.wait()
+            running.wait()
         assert re.search(r":9 +udp", running.out), running.said
     finally:
         maker.kill()
@@ -172,7 +191,7 @@ def test_what_libpcap_alone_can_open(bed, name):
 
 def test_it_ends_after_so_many_seconds_or_packets(bed):
     with Running(bed, "--for", "0.3") as running:
-        assert running.wait()["packets_in"] == 0
+        running.wait()          # nothing comes, or what an earlier test left
     wire = Wire(bed.client, "c0")
     with Running(bed, "--until", "2") as running:
         wire.send([bytes.fromhex("0200000000d1" "0200000000c1" "88b5") + bytes(46)] * 3)
@@ -182,7 +201,7 @@ def test_it_ends_after_so_many_seconds_or_packets(bed):
 
 
 def test_a_handler_that_raises_does_not_end_it(bed, server, tmp_path):
-    (tmp_path / "bad.py").write_text("from mos import on\nfrom mos.events import StreamData\n\n@on(StreamData)\ndef bad(ev): raise ValueError('no')\n")
+    (tmp_path / "bad.py").write_text(RAISES)
     with Running(bed, tmp_path / "bad.py") as running:
         assert ask(bed, 80) == "hello from 10.77.0.1"
         stats = running.stop()
@@ -207,7 +226,7 @@ def test_a_recording_repeats_the_run(bed, server, tmp_path, mode):
     """Event by event: packets in their order, what was left to the card, and the time that went by without any."""
     bed.offload(mode)
     (tmp_path / "rules.py").write_text(RULES)
-    (tmp_path / "chain.toml").write_text("[run]\ntimeouts = { DATAGRAM = 1 }\n[[nf]]\nuse = \"./rules.py\"\n[[nf]]\nuse = \"monitor\"\n")
+    (tmp_path / "chain.toml").write_text(CHAIN)
     ran = ["-c", tmp_path / "chain.toml"]
     knock = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('10.77.0.2', 9))"
     with Running(bed, *ran, "--log", tmp_path / "live.jsonl", "--record", tmp_path / "in.pcapng") as running:
@@ -225,8 +244,9 @@ def test_a_recording_repeats_the_run(bed, server, tmp_path, mode):
     repeated = json.loads(again.stderr)
     for key in ("packets_in", "packets_out", "forwarded", "dropped", "injected", "bytes_in", "events"):
         assert repeated[key] == stats[key], key
-    said = subprocess.run(["capinfos", "-I", tmp_path / "in.pcapng"], capture_output=True, text=True) if shutil.which("capinfos") else None
-    assert said is None or ("m0" in said.stdout and "m1" in said.stdout), said.stderr
+    if shutil.which("capinfos"):
+        said = subprocess.run(["capinfos", "-I", tmp_path / "in.pcapng"], capture_output=True, text=True)
+        assert "m0" in said.stdout and "m1" in said.stdout, said.stderr
 
 
 def test_the_demonstration(bed):
@@ -234,7 +254,8 @@ def test_the_demonstration(bed):
     if not shutil.which("curl"):
         pytest.skip("the demonstration was NOT run: apt-get install curl")
     before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
-    ran = subprocess.run(["sh", HERE.parent / "examples" / "inline" / "demo.sh", *MOS], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(["sh", HERE.parent / "examples" / "inline" / "demo.sh", *MOS],
+                         capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "hello from the server" in ran.stdout and "RESET by firewall: no second web server" in ran.stdout
     assert "curl: (7)" in ran.stderr

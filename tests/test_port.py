@@ -1,15 +1,15 @@
-"""mos/io/port.pyx and ring.pxd: frames of every kind between two real interfaces, offloads, losses; order and time in memory."""
+"""mos/io/port.pyx, ring.pxd: frames of every kind between two real interfaces, offloads, losses; order and time in memory."""
 import struct
 import sys
 
 import namespaces
 import pytest
+from mos.io.port import Memory
 from namespaces import HERE, SERVER, Bed, Running, Wire
 from transfer import digest
 
 from mos import on
 from mos.events import FlowEnd, PacketIn, Timer
-from mos.io.port import Memory
 from mos.run import Engine
 from mos.testing import icmp_echo, tcp, udp
 
@@ -46,18 +46,20 @@ def kinds():
     bad = bytearray(ip)
     bad[10] ^= 0xff
     return {
-        "arp": [ether(0x0806, bytes.fromhex("0001080006040001") + A + b"\x0a\x01\x00\x01" + bytes(6) + b"\x0a\x01\x00\x02", to=ALL)],
+        "arp": [ether(0x0806, bytes.fromhex("0001080006040001") + A + b"\n\1\0\1" + bytes(6) + b"\n\1\0\2", to=ALL)],
         "stp": [bytes.fromhex("0180c2000000") + A + struct.pack(">H", 38) + b"\x42\x42\x03" + bytes(43)],
         "lldp": [ether(0x88cc, b"\x02\x07\x04" + A + bytes(40), to=bytes.fromhex("0180c200000e"))],
         "runt": [ether(0x88b5), ether(0x88b5, b"x"), ether(0x0800, b"E")],
-        "tagged": [ether(0x0800, ip, tags=[(0x8100, 5)]), ether(0x0800, ip, tags=[(0x8100, 0xe000)]), ether(0x88b5, b"tt", tags=[(0x8100, 4095)])],
+        "tagged": [ether(0x0800, ip, tags=[(0x8100, 5)]), ether(0x0800, ip, tags=[(0x8100, 0xe000)]),
+                   ether(0x88b5, b"tt", tags=[(0x8100, 4095)])],
         "two tags": [ether(0x0800, ip, tags=[(0x88a8, 100), (0x8100, 5)]), ether(0x0800, ip, tags=[(0x8100, 7), (0x8100, 8)])],
         "full tagged": [ether(0x88b5, bytes(1500), tags=[(0x8100, 6)])],
         "ip": [ether(0x0800, ip), ether(0x0800, bytes(bad)), ether(0x0800, b"\x43" + ip[1:]), ether(0x0800, ip[:30])],
         "v6": framed(icmp_echo("10.1.0.1", "10.2.0.1").v6()),
         "fragments": framed(udp("10.1.0.1:5", "10.2.0.1:6").send(bytes(3000)).fragment(1, 1000)),
         "tcp": framed(hello)[3:] + framed(tcp("10.1.0.1:1001", "10.2.0.1:80").send(b"x").corrupt(4)),
-        "labels": [ether(0x8847, b"\x00\x01\x01\x40" + ip), ether(0x8864, b"\x11\x00\x00\x01" + struct.pack(">HH", len(ip) + 2, 0x21) + ip)],
+        "labels": [ether(0x8847, b"\x00\x01\x01\x40" + ip),
+                   ether(0x8864, b"\x11\x00\x00\x01" + struct.pack(">HH", len(ip) + 2, 0x21) + ip)],
         "full": [ether(0x88b5, bytes(range(250)) * 6)],
     }
 
@@ -94,7 +96,8 @@ def test_frames_of_every_kind_pass_unchanged_and_in_order(bed, words):
     assert back == frames
     assert stats["packets_in"] == stats["forwarded"] == 2 * len(frames)
     assert stats["ports"]["m0"]["vlan_tags"] == sum(f[12:14] in (b"\x81\x00", b"\x88\xa8") for f in frames if len(f) >= 18)
-    assert all(not any(side["unsent"].values()) and not side["kernel_drops"] + side["truncated"] for side in stats["ports"].values())
+    for side in stats["ports"].values():
+        assert not any(side["unsent"].values()) and not side["kernel_drops"] + side["truncated"]
 
 
 def test_jumbo_frames_pass(bed):
@@ -159,7 +162,8 @@ def test_tcp_of_real_kernels(bed, mode, count):
 def super_packet(payload):
     """One TCP segment of many frames' size in a VLAN as a kernel that leaves all work to the card hands it over."""
     tcp_header = struct.pack(">HHIIBBHHH", 1000, 80, 1, 1, 0x50, 0x10, 1000, 0, 0)
-    ip = bytearray(struct.pack(">BBHHHBBH4s4s", 0x45, 0, 40 + len(payload), 1, 0x4000, 64, 6, 0, bytes([10, 1, 0, 1]), bytes([10, 2, 0, 1])))
+    ip = bytearray(struct.pack(">BBHHHBBH4s4s", 0x45, 0, 40 + len(payload), 1, 0x4000, 64, 6, 0,
+                               bytes([10, 1, 0, 1]), bytes([10, 2, 0, 1])))
     ip[10:12] = struct.pack(">H", ones(ip) ^ 0xffff)
     pseudo = ones(ip[12:20] + struct.pack(">HH", 6, 20 + len(payload)))
     segment = tcp_header[:16] + struct.pack(">H", pseudo) + tcp_header[18:] + payload
@@ -195,8 +199,9 @@ def test_a_tagged_super_packet_arrives(bed, far):
     if far == "on":     # the kernel tells offsets without the tag, which it takes out
         assert frames == [sent[10:]] and headers == [struct.pack("=BBHHHH", 1, 1, 14 + 40, 1000, 14 + 20, 16)]
     else:
-        assert len(frames) == 26 and all(ones(f[18 + 12:18 + 20] + struct.pack(">HH", 6, len(f) - 38) + f[38:] + bytes(len(f) & 1)) == 0xffff
-                                         for f in frames)
+        assert len(frames) == 26
+        for f in frames:
+            assert ones(f[18 + 12:18 + 20] + struct.pack(">HH", 6, len(f) - 38) + f[38:] + bytes(len(f) & 1)) == 0xffff
     assert stats["ports"]["m0"]["super_packets"] == stats["ports"]["m0"]["vlan_tags"] == 1
     assert not any(stats["ports"]["m1"]["unsent"].values())
 

@@ -66,7 +66,8 @@ def must_exist(name):
 def no_permission(name):
     """What to raise when packets may not be taken from an interface."""
     python = os.path.realpath(sys.executable)
-    return UsageError(f"no permission to open {name}: run as root (sudo), or once: sudo setcap cap_net_raw,cap_net_admin+ep {python}")
+    return UsageError(f"no permission to open {name}: run as root (sudo), "
+                      f"or once: sudo setcap cap_net_raw,cap_net_admin+ep {python}")
 
 
 class Sockets:

@@ -13,7 +13,8 @@ from posix.mman cimport MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WR
 from mos.io.ring cimport (
     CLOCK_REALTIME, MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
     TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, clock_gettime, getsockopt,
-    poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec, tpacket2_hdr, virtio_net_hdr)
+    poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec,
+    tpacket2_hdr, virtio_net_hdr)
 
 import select
 
@@ -362,7 +363,8 @@ cdef class Live(Port):
             self.read_statistics(o)
             told[self.names[s]] = {
                 "received": o.received, "bytes_in": o.bytes_in, "sent": o.sent, "bytes_out": o.bytes_out,
-                "kernel_drops": o.kernel_drops, "truncated": o.truncated, "super_packets": o.super_packets, "vlan_tags": o.reinserted,
+                "kernel_drops": o.kernel_drops, "truncated": o.truncated, "super_packets": o.super_packets,
+                "vlan_tags": o.reinserted,
                 "unsent": {"over_mtu": o.over_mtu, "busy": o.busy, "down": o.down, "failed": o.failed}}
         return told
 

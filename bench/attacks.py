@@ -387,3 +387,14 @@ def few_sets(scene, n):
         talk = rng.choice(talks)
         scene.attack(talk.send(0, ACK | PSH, b"\0"))
         acknowledged(scene, talk)
+
+
+def repeats_unacked(scene, n):
+    """Single bytes up to the window, never acknowledged, then the last of them sent again and again: what safe mode looks up."""
+    rng, talks = scene.rng, opened(scene, 2)
+    for _ in range(min(n // 5, 60_000)):
+        for talk in talks:
+            scene.attack(talk.send(0, ACK, b"x"))
+    while scene.attacks < n:
+        talk = rng.choice(talks)
+        scene.attack(talk.send(0, ACK, b"y", at=talk.nxt[0] - 1 - rng.randrange(1000)))

@@ -165,6 +165,7 @@ ATTACKS = {
     "overlap_bomb": Attack(attacks.overlap_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
     "repeat_bomb": Attack(attacks.repeat_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
     "never_acked": Attack(attacks.never_acked, extra=(acked,)),
+    "repeats_unacked": Attack(attacks.repeats_unacked, settings={**SMALL, "truth": "inline"}),
     "fragments4": Attack(attacks.fragments4, fills=("fragments",)),
     "fragments6": Attack(attacks.fragments6, fills=("fragments",)),
     "fragment_names": Attack(attacks.fragment_names, fills=("fragments",)),

@@ -20,7 +20,7 @@ from mos.flow.rewrite cimport frame_copy, replace_payload, rewrite_flow
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
 from mos.leave cimport leave
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG, pkt_t
-from mos.tcp.queue cimport reasm_open, reasm_t, seg_data, seg_drop, seg_end, seg_new, seg_t
+from mos.tcp.queue cimport reasm_open, reasm_t, seg_data, seg_drop, seg_end, seg_new, seg_t, sent_add
 from mos.tcp.reasm cimport reasm_offered
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
 from mos.tcp.track cimport scene_t
@@ -59,6 +59,7 @@ cdef inline void safe_trim(Core k, flow_t *f, int side) noexcept nogil:
         s = r.sent
         r.sent = s.next
         r.sent_bytes -= s.len
+        r.sents -= 1
         seg_drop(&k.budget, s)
 
 cdef inline void safe_forget(Core k) noexcept nogil:
@@ -92,6 +93,7 @@ cdef inline void safe_withdraw(Core k, end_t *S, uint32_t ack) noexcept nogil:
         else:
             at[0] = s.next
             r.sent_bytes -= s.len
+            r.sents -= 1
             seg_drop(&k.budget, s)
 
 cdef inline bint safe_room(Core k, scene_t *c) noexcept nogil:
@@ -123,20 +125,17 @@ cdef inline void safe_keep(Core k, scene_t *c) noexcept nogil:
     cdef reasm_t *r = <reasm_t *>S.reasm
     cdef const pkt_t *p = c.pkt
     cdef seg_t *s = k.copy
+    cdef seg_t *following
     cdef uint32_t i
     if s == NULL:
         return
-    if r.sent == NULL:
-        r.sent = s
-    else:
-        r.sent_tail.next = s
     k.copy = NULL
     for i in range(k.plan.n):
         if k.plan.pieces[i].shown != k.plan.pieces[i].data:
             memcpy(seg_data(s), k.plan.pieces[i].shown, s.len)
-        r.sent_bytes += s.len
-        r.sent_tail = s
-        s = s.next
+        following = s.next
+        sent_add(r, &k.budget, s)
+        s = following
     if k.plan.n == 1 and k.plan.pieces[0].is_new and k.plan.pieces[0].shown == p.payload and k.plan.pieces[0].len == p.payload_len \
             and not p.tcp_flags & (TCP_URG | TCP_FIN):
         k.alter = ALTER_NONE

@@ -269,6 +269,25 @@ def test_the_copy_is_capped_and_what_finds_no_room_comes_again():
         assert lane.client(8, b"bbb") == ["8+bbb"] and lane.stream == b"a" * 8 + b"bbb"
 
 
+def test_thousands_of_retained_segments_are_few_to_look_through_and_say_the_same():
+    """Single bytes without an ACK, some of them acknowledged later: what comes again with other bytes leaves as it did first."""
+    rng = random.Random(1)
+    with Lane() as lane:
+        said = bytes(rng.randrange(97, 123) for _ in range(3000))
+        for i in range(3000):
+            assert lane.client(i, said[i:i + 1]) == [f"{i}+{said[i:i + 1].decode()}"]
+        held = lane.engine.stats()["reassembly"]["bytes"]
+        assert held < 20 * 100 + 3000 + 2 * 4096        # sixteen one by one, the others in one or two
+        for acked in (0, 10, 700, 2990):
+            lane.server(ack=acked)
+            for _ in range(20):
+                a = rng.randrange(acked, 2999)
+                b = min(3000, a + rng.randrange(1, 400))
+                assert lane.client(a, b"?" * (b - a)) == [f"{a}+{said[a:b].decode()}"]
+        lane.server(ack=3000)
+        assert lane.engine.stats()["reassembly"]["bytes"] < held / 4 and lane.stream == said
+
+
 @pytest.mark.parametrize("holes,left,gaps", [("wait", ["0+abc", "3+def"], []), ("skip", ["2+"], [("cap", 0, 3)])])
 def test_a_hole_beyond_the_caps(holes, left, gaps):
     with Lane(limits={"segments": 1}, holes=holes) as lane:

@@ -11,12 +11,16 @@ from mos.tcp.overlap cimport kept_t, relation
 
 cdef enum:
     INDEX_FROM = 4          # queued segments: fewer are walked through as fast as found
+    GATHER = 16             # segments retained one by one; more are gathered in ever larger ones, to be few to look through
+    GATHER_LEAST = 4096     # bytes of such a one, and
+    GATHER_MOST = 1 << 18
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 
 cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
     seg_t   *next
     uint64_t off
     uint32_t len
+    uint32_t room           # bytes there is place for
     uint8_t  doubtful
 
 cdef struct budget_t:       # memory of all reassembly of one stack
@@ -36,6 +40,7 @@ cdef struct reasm_t:
     seg_t   *sent           # safe mode: forwarded, not yet acknowledged; in order, may have holes
     seg_t   *sent_tail
     uint64_t sent_bytes
+    uint32_t sents
     uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
     uint64_t bytes          # in the queue
     uint64_t doubt_bytes
@@ -75,26 +80,27 @@ cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint3
         return NULL
     budget_take(b, size)
     s.next = NULL
-    s.off, s.len, s.doubtful = off, n, doubtful
+    s.off, s.len, s.room, s.doubtful = off, n, n, doubtful
     if data != NULL:
         memcpy(seg_data(s), data, n)
     return s
 
 cdef inline void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
-    b.used -= seg_cost(s.len)
+    b.used -= seg_cost(s.room)
     free(s)
 
 cdef inline void seg_curtail(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
     """Leave its first n bytes only."""
-    b.used -= seg_cost(s.len) - seg_cost(n)
-    s.len = n
+    b.used -= seg_cost(s.room) - seg_cost(n)
+    s.len = s.room = n
 
 cdef inline void seg_behead(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
     """Take the first n bytes off; some must be left."""
-    b.used -= seg_cost(s.len) - seg_cost(s.len - n)
+    b.used -= seg_cost(s.room) - seg_cost(s.len - n)
     memmove(seg_data(s), seg_data(s) + n, s.len - n)
     s.off += n
     s.len -= n
+    s.room = s.len
 
 cdef inline reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
     """The direction's record, made if there is none. NULL: no memory, which is counted."""
@@ -106,6 +112,41 @@ cdef inline reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
         if r[0] != NULL:
             budget_take(b, sizeof(reasm_t))
     return r[0]
+
+cdef inline seg_t *seg_room(budget_t *b, const seg_t *s, uint32_t room) noexcept nogil:
+    """A copy of `s` with room for so many bytes. NULL: no memory, or `s` is longer."""
+    cdef seg_t *more
+    if s.len > room or b.used + seg_cost(room) > b.cap:
+        return NULL
+    more = seg_new(b, s.off, NULL, room, s.doubtful)
+    if more != NULL:
+        memcpy(seg_data(more), seg_data(s), s.len)
+        more.len = s.len
+    return more
+
+cdef inline void sent_add(reasm_t *r, budget_t *b, seg_t *s) noexcept nogil:
+    """Retain `s` behind what is retained. Behind many it goes into the last one, or into a new one with room for an eighth
+    of all: otherwise whoever sends single bytes that nobody acknowledges makes each look-up walk through thousands."""
+    cdef seg_t *t = r.sent_tail if r.sent != NULL else NULL
+    cdef seg_t *gathering = NULL
+    r.sent_bytes += s.len
+    if r.sents >= GATHER:
+        if seg_end(t) == s.off and t.room - t.len >= s.len:
+            memcpy(seg_data(t) + t.len, seg_data(s), s.len)
+            t.len += s.len
+            seg_drop(b, s)
+            return
+        gathering = seg_room(b, s, <uint32_t>min(max(r.sent_bytes // 8, GATHER_LEAST), GATHER_MOST))
+    if gathering != NULL:
+        seg_drop(b, s)
+        s = gathering
+    s.next = NULL
+    if t == NULL:
+        r.sent = s
+    else:
+        t.next = s
+    r.sent_tail = s
+    r.sents += 1
 
 cdef inline uint64_t queue_growth(const reasm_t *r, uint64_t more) noexcept nogil:
     """The most that the index can grow by when `more` segments come."""

@@ -163,6 +163,7 @@ cdef class Core:
     cdef uint64_t timers_live
     cdef dict timer_table       # handle -> address of user_timer_t
     cdef object on_verdict      # called with each packet's verdict; None: nobody wants to know
+    cdef public object on_error # called with a handler's first exception, if the run goes on
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
     cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil

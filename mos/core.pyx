@@ -99,6 +99,11 @@ cdef class Core:
             raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended when it has returned")
         return 0
 
+    def raised_first(self, name, what, packet, exc):
+        """A handler has raised for the first time, and the run goes on: tell whoever wants to know."""
+        if self.on_error is not None:
+            self.on_error(name, what, packet, exc)
+
     def flow_attach(self, Flow flow, fn):
         """Attach a handler marked `attached=False` to one flow, from its next event on; False: there are too many sets."""
         return self.bus.attach_flow(<size_t>alive(flow), fn, True)

@@ -119,7 +119,7 @@ class Engine:
     """
 
     def __init__(self, chain, settings=None, *, log=None, write=None, record=None, on_tick=None, on_verdict=None, on_notice=None,
-                 **kwargs):
+                 on_error=None, **kwargs):
         self.chain = chain if isinstance(chain, Chain) else Chain(*(chain if isinstance(chain, (list, tuple)) else [chain]))
         self.settings = settings or Settings(**kwargs)
         s = self.settings
@@ -149,6 +149,7 @@ class Engine:
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer, recorder=self.recorder,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)
+        self.stack.on_error = on_error
         self.seconds = self.cpu_seconds = 0.0
         self.source = None
         self.closed = False

@@ -48,6 +48,17 @@ def test_a_link_goes_down_and_comes_back(bed):
     assert stats["ports"]["m1"]["unsent"] == {"over_mtu": 0, "busy": 0, "down": 3, "failed": 0}
 
 
+def test_a_link_that_is_down_from_the_start_is_told(bed):
+    bed.box.run("ip", "link", "set", "m1", "down")
+    with Running(bed, "monitor") as running:
+        assert running.hears("m1 is down")
+        bed.box.run("ip", "link", "set", "m1", "up")
+        assert running.hears("m1 is up")
+        assert passes(bed, 1)
+        running.stop()
+    assert not any("m0 is" in line for line in running.said)
+
+
 def test_the_mtu_changes(bed):
     with Running(bed) as running:
         for device, host in (("m1", bed.box), ("m0", bed.box), ("c0", bed.client), ("s0", bed.server)):

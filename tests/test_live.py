@@ -206,6 +206,8 @@ def test_a_handler_that_raises_does_not_end_it(bed, server, tmp_path):
         assert ask(bed, 80) == "hello from 10.77.0.1"
         stats = running.stop()
     assert stats["bus"]["errors"] == {"bad.bad": 2}
+    said = "".join(running.said)
+    assert said.count("bad.bad raised ValueError at packet ") == 1 and "bad.py\", line 6, in bad" in said
 
 
 def test_the_summary_names_ports_and_losses(bed, server):

@@ -140,7 +140,7 @@ class Run:
             self.progress = Progress(self.source, sys.stderr)
         try:
             self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write, record=record,
-                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain)
+                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
 
@@ -152,6 +152,11 @@ class Run:
         for writer in (self.engine.writer, self.engine.recorder):
             if writer is not None:
                 writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
+
+    def handler_raised(self, name, what, packet, exc):
+        """A handler's first exception in a live run, which goes on; further ones are only counted."""
+        where = f"packet {packet}, {what}" if packet else what
+        complain(UserCodeError(f"{name} raised {type(exc).__name__} at {where}: {exc} (told once; counted in bus.errors of --stats)", exc))
 
     def tell(self, code, position, reason, packet, now, flow):
         """One verdict, on stderr."""

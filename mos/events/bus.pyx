@@ -477,6 +477,8 @@ cdef class Bus:
             self.error = exc if not isinstance(exc, Exception) else error
             self.failed = 1
             return MOS_PASS
+        if self.errors[name] == 1 and self.engine is not None:
+            self.engine.raised_first(name, what, e.pkt.number if e.pkt != NULL else 0, exc)
         if policy != "fail_closed":
             return MOS_DETACH if policy == "detach" else MOS_PASS
         code = MOS_DROP if e.at == AT_SENDER else MOS_DROP_FLOW

@@ -1,4 +1,5 @@
 """Network interfaces: which there are, the sockets on one, and what becomes of them. The kernel is asked, nothing is set."""
+import array
 import contextlib
 import fcntl
 import mmap
@@ -9,7 +10,8 @@ import sys
 
 from mos.errors import UsageError
 
-SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR = 0x8913, 0x8921, 0x8927
+SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR, SIOCETHTOOL = 0x8913, 0x8921, 0x8927, 0x8946
+ETHTOOL_GLINK = 0xA
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 
@@ -22,9 +24,10 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 # A slot has 80 bytes of headers before the frame and is a power of two: 2 KB for the ordinary MTU, 16 KB for jumbo frames.
 # What is longer (super-packets of segmentation offload, 64 KB and more) the kernel hands over through the socket's queue.
 SLOT, SLOT_JUMBO, SLOT_HEAD = 2048, 16384, 128
-# 4 MB hold 2,048 frames: two milliseconds at a million a second, and still much of it in a second-level cache.
-RING, RING_JUMBO = 4 << 20, 8 << 20
-# Room for some 100 super-packets while we are busy, each direction. Without CAP_NET_ADMIN the system's limit counts.
+# 2,048 frames, two milliseconds at a million a second: twice the second-level caches of today, and more only misses them more
+RING = 4 << 20
+RING_JUMBO = 8 << 20
+# room for some 100 super-packets while we are busy, each direction; without CAP_NET_ADMIN the system's own limit counts
 SOCKET_BUFFER = 8 << 20
 
 
@@ -40,11 +43,22 @@ def ask(request, name, layout):
     return struct.unpack_from(layout, reply, 16)[0]
 
 
+def has_carrier(name, flags):
+    """Whether there is a link. The running flag tells it late, by up to a second, so the driver is asked where that can be."""
+    value = array.array("I", [ETHTOOL_GLINK, 0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            fcntl.ioctl(s, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))
+        except OSError:
+            return bool(flags & IFF_RUNNING)
+    return bool(value[1])
+
+
 def link_state(name):
     """(up, MTU) of an interface, or None: there is none. Up is a link, too."""
     try:
         flags = ask(SIOCGIFFLAGS, name, "H")
-        return bool(flags & IFF_UP and flags & IFF_RUNNING), ask(SIOCGIFMTU, name, "i")
+        return bool(flags & IFF_UP) and has_carrier(name, flags), ask(SIOCGIFMTU, name, "i")
     except OSError:
         return None
 
@@ -143,11 +157,11 @@ class Sockets:
 
 
 class Watch:
-    """What interfaces were like at the last look."""
+    """What interfaces were like at the last look; at the first one, those without a link are told."""
 
     def __init__(self, names, sockets):
         self.names = names
-        self.known = [link_state(name) for name in names]
+        self.known = [(True, (link_state(name) or (True, 0))[1]) for name in names]
         self.indices = [s.index for s in sockets]
 
     def changes(self):

@@ -28,10 +28,9 @@ cdef enum:
     MAX_FRAME = 1 << 18     # as in captures: the largest a stack takes
     HEAD = 64               # room before a frame that no slot holds, for its virtio header and a tag; keeps it aligned
     COPY_SIZE = HEAD + MAX_FRAME
-    # Frames to be sent that are in no slot: edited ones, our own. Three of the largest; it is emptied when it is full.
+    # edited frames, and our own, that wait to be sent: three of the largest
     ARENA = 1 << 20
-    # A full queue or socket buffer of the interface: so often it is tried again, a millisecond apart at most where waiting
-    # helps, then the frame is dropped and counted. Longer, and the ring behind us overflows with everybody's frames.
+    # a millisecond apart at most, where waiting helps: longer, and the ring behind us overflows with everybody's frames
     RETRIES = 3
 
 

@@ -70,7 +70,7 @@ cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not 
     uint64_t order          # arming ordinal: timers due at the same ns fire in this order
 
 cdef enum:
-    HIST_LEN = 20           # letters of a history: eleven kinds a side, of which a flow rarely has half
+    HIST_LEN = 19           # letters of a history: eleven kinds a side, of which a flow rarely has half
 
 cdef struct flow_t:
     key_t    key            # as the client's wire side names it

@@ -1,18 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Objects of one size in chunks that never move, numbered by slot, recycled last in, first out."""
-from libc.stdint cimport uint32_t, uint64_t
+"""Objects of one size, side by side in memory that never moves, numbered by slot, recycled last in, first out."""
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void **p, size_t alignment, size_t size)
+cdef extern from "<sys/mman.h>" nogil:
+    int MADV_HUGEPAGE
 
 cdef enum:
-    CHUNK_SHIFT = 10        # 1,024 objects: small when idle, and its first touch stalls a packet for about 0.1-1 ms
+    STEP = 1024             # objects that get memory at a time: small when idle, and touching it stalls a packet for 0.1-1 ms
     PAGE = 4096
+    HUGE = 1 << 21          # random access to many flows misses the TLB less, and 2 MB are touched for the price of a few pages
 
 cdef struct slab_t:
-    char   **chunks         # directory: slot s is in chunks[s >> shift]
+    char    *base           # room for `limit` objects; pages come with their first use
+    void    *map            # the mapping it lies in, a huge page longer to align it
+    char   **each           # with `exact`, instead of `base`: object by slot
     uint32_t *spare         # stack of returned slots: the hottest memory is used again first
     uint32_t n_spare
     uint32_t room           # entries `spare` has place for, never less than `ready`
@@ -21,42 +25,51 @@ cdef struct slab_t:
     uint32_t limit
     uint32_t size           # bytes of an object
     uint32_t stride         # the same, rounded up to whole cache lines
-    uint32_t shift
-    bint     exact          # each object its own malloc, for AddressSanitizer: a chunk hides overruns and late uses
-    uint64_t bytes          # taken from malloc
+    bint     exact          # each object its own malloc, for AddressSanitizer: one block of many hides overruns and late uses
+    uint64_t bytes          # in use, by the pages touched
 
 cdef inline void *slab_at(const slab_t *s, uint32_t slot) noexcept nogil:
-    return s.chunks[slot >> s.shift] + <size_t>(slot & ((<uint32_t>1 << s.shift) - 1)) * s.stride
+    return s.each[slot] if s.exact else s.base + <size_t>slot * s.stride
+
+cdef inline size_t slab_mapped(const slab_t *s) noexcept nogil:
+    return <size_t>s.limit * s.stride + HUGE
 
 cdef inline int slab_init(slab_t *s, uint32_t size, uint32_t limit, bint exact) noexcept nogil:
     """-1: out of memory. `limit` is the greatest number of objects, below 2**31."""
     memset(s, 0, sizeof(slab_t))
     s.size = size
     s.stride = (size + 63) & ~<uint32_t>63
-    s.shift = 0 if exact else CHUNK_SHIFT
     s.limit = limit
     s.exact = exact
-    cdef size_t n = (<size_t>limit >> s.shift) + 1
-    s.chunks = <char **>calloc(n, sizeof(char *))
-    s.bytes = n * sizeof(char *)
-    return -1 if s.chunks == NULL else 0
+    if exact:
+        s.each = <char **>calloc(limit, sizeof(char *))
+        return -1 if s.each == NULL else 0
+    s.map = mmap(NULL, slab_mapped(s), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if s.map == MAP_FAILED:
+        s.map = NULL
+        return -1
+    s.base = <char *>((<uintptr_t>s.map + HUGE - 1) & ~<uintptr_t>(HUGE - 1))
+    madvise(s.base, slab_mapped(s) - (s.base - <char *>s.map), MADV_HUGEPAGE)       # a wish: without it pages are small
+    return 0
 
 cdef inline void slab_free(slab_t *s) noexcept nogil:
     cdef size_t i
-    if s.chunks != NULL:
-        for i in range((<size_t>s.limit >> s.shift) + 1):
-            free(s.chunks[i])
-    free(s.chunks)
+    if s.each != NULL:
+        for i in range(s.limit):
+            free(s.each[i])
+    free(s.each)
     free(s.spare)
+    if s.map != NULL:
+        munmap(s.map, slab_mapped(s))
     memset(s, 0, sizeof(slab_t))
 
 cdef inline int slab_grow(slab_t *s) noexcept nogil:
-    """Memory for another chunk of slots, touched now: page faults come here and not in the middle of a packet."""
-    cdef uint32_t n = <uint32_t>1 << s.shift, room
-    cdef size_t bytes = <size_t>n * s.stride, at = 0
+    """Memory for more slots, touched now: page faults come here and not in the middle of a packet."""
+    cdef uint32_t n = min(<uint32_t>STEP, s.limit - s.ready), room
+    cdef size_t at = <size_t>s.ready * s.stride, to = at + <size_t>n * s.stride
     cdef void *p = NULL
     if s.ready + n > s.room:
-        room = 2 * s.room if s.room else 1 << CHUNK_SHIFT
+        room = 2 * s.room if s.room else STEP
         p = realloc(s.spare, <size_t>room * sizeof(uint32_t))
         if p == NULL:
             return -1
@@ -64,13 +77,10 @@ cdef inline int slab_grow(slab_t *s) noexcept nogil:
         s.spare = <uint32_t *>p
         s.room = room
     if not s.exact:
-        if posix_memalign(&p, 64, bytes):
-            return -1
-        while at < bytes:
-            (<char *>p)[at] = 0
+        s.bytes += to - at
+        while at < to:
+            s.base[at] = 0
             at += PAGE
-        s.chunks[s.ready >> s.shift] = <char *>p
-        s.bytes += bytes
     s.ready += n
     return 0
 
@@ -87,7 +97,7 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
         p = <char *>malloc(s.size)
         if p == NULL:
             return NULL
-        s.chunks[slot[0]] = p
+        s.each[slot[0]] = p
         s.bytes += s.size
     if s.n_spare:
         s.n_spare -= 1
@@ -97,8 +107,8 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
 
 cdef inline void slab_give(slab_t *s, uint32_t slot) noexcept nogil:
     if s.exact:
-        free(s.chunks[slot])
-        s.chunks[slot] = NULL
+        free(s.each[slot])
+        s.each[slot] = NULL
         s.bytes -= s.size
     s.spare[s.n_spare] = slot
     s.n_spare += 1

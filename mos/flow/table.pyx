@@ -6,10 +6,14 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
 from mos.flow.flow cimport FLOW_EMBRYONIC, alias_t, flow_t
 from mos.flow.key cimport key_equal
-from mos.flow.slab cimport slab_at, slab_free, slab_give, slab_grow, slab_init, slab_take
+from mos.flow.slab cimport HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_take
 from mos.net.packet cimport key_t
+from posix.mman cimport madvise
 
 from mos.errors import UsageError
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **p, size_t alignment, size_t size)
 
 cdef enum:
     ALIAS_MAX = 4           # names a flow has besides its own: more translators in one chain are a mistake or a loop
@@ -23,11 +27,16 @@ FLOW_LIMIT = 1 << 26        # 26 GB; keeps slots of aliases below 2**31 and leav
 
 cdef int index_resize(table_t *t, uint32_t entries) noexcept nogil:
     """Move all entries to an index of `entries`, a power of two. Needs no flow: the tag says where an entry goes."""
-    cdef entry_t *new = <entry_t *>malloc(<size_t>entries * sizeof(entry_t))
+    cdef size_t size = <size_t>entries * sizeof(entry_t)
+    cdef void *p = NULL
+    cdef entry_t *new
     cdef entry_t *old = t.index
     cdef uint32_t mask = entries - 1, i, at
-    if new == NULL:
+    if posix_memalign(&p, HUGE if size >= HUGE else 64, size):
         return -1
+    if size >= HUGE:
+        madvise(p, size, MADV_HUGEPAGE)
+    new = <entry_t *>p
     memset(new, 0xff, <size_t>entries * sizeof(entry_t))
     if old != NULL:
         for i in range(t.mask + 1):

@@ -16,7 +16,7 @@ from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
     end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
-from mos.flow.wheel cimport wheel_arm
+from mos.flow.wheel cimport wheel_arm, wheel_armed
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG
 from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
 from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
@@ -39,13 +39,15 @@ cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
 cdef void arm(Core k, flow_t *f) noexcept nogil:
-    """(Re)start the idle timer: the longer time-out of the two ends' states counts."""
+    """(Re)start the idle timer: the longer time-out of both states counts. One due earlier stays, it asks again then."""
     cdef int64_t a, b
     if f.proto != IPPROTO_TCP:
         a = b = k.idle_ns[11]
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
-    wheel_arm(k.idle, &f.timer, f.last_ns + max(a, b))
+    a = f.last_ns + max(a, b)
+    if not wheel_armed(&f.timer) or f.timer.when > a:
+        wheel_arm(k.idle, &f.timer, a)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
@@ -435,7 +437,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
         return -1
     slots_commit(k.undo)
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
-        table_promote(k.table, f)
+        table_promote(f)
     if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED

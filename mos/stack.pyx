@@ -397,6 +397,11 @@ cdef class Stack(Core):
             return -1
         if self.alter and (self.answer.verdict < MOS_HOLD or self.committed):
             how = safe_alter(self, p, f, s)
+        if not self.answer.verdict and not self.alter and self.answer.edits == NULL and (f == NULL or f.alias == NULL):
+            self.n.forwarded += 1
+            leave(self, p, p.frame, p.caplen, p.wirelen, SEND_ON)
+            self.ring.n = 0
+            return -1 if self.bus.failed else 0
         if self.answer.edits != NULL:
             bus_take_gil(self.bus)
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:

@@ -18,11 +18,15 @@ def key(n):
 
 
 class Model(RuleBasedStateMachine):
-    """embryonic and rest map a flow's own key to its id, as queued; names maps it to {position: alias}; used: had a packet."""
+    """embryonic and rest map a flow's own key to its id, as queued; names maps it to {position: alias}.
+
+    used: those that had a packet since they were queued; open: those that are embryonic no longer.
+    """
 
     def __init__(self):
         super().__init__()
-        self.embryonic, self.rest, self.names, self.created, self.used = OrderedDict(), OrderedDict(), {}, 0, set()
+        self.embryonic, self.rest, self.names, self.created = OrderedDict(), OrderedDict(), {}, 0
+        self.used, self.open = set(), set()
 
     @initialize(bits=st.sampled_from([0, 1, 3, 64]), secret=st.binary(min_size=16, max_size=16))
     def start(self, bits, secret):
@@ -59,25 +63,29 @@ class Model(RuleBasedStateMachine):
         if own is None:
             return
         self.table._do(op, key(k))
-        side = self.embryonic if own in self.embryonic else self.rest
         if op == "touch":
             self.used.add(own)
-            return
-        flow = side.pop(own)
-        self.used.discard(own)
-        if op == "promote":
-            self.rest[own] = flow
+        elif op == "promote":
+            self.open.add(own)
         else:
+            (self.embryonic if own in self.embryonic else self.rest).pop(own)
+            self.used.discard(own)
+            self.open.discard(own)
             del self.names[own]
 
     @rule(which=st.integers(0, 1))
     def victim(self, which):
-        """The first that was not used since it was queued; those before it go to the end."""
+        """The first that was not used since it was queued; those before it go to the end, or to the other queue."""
         side = (self.embryonic, self.rest)[which]
-        while side and next(iter(side)) in self.used:
+        while side:
             own = next(iter(side))
+            if which == 0 and own in self.open:
+                self.rest[own] = side.pop(own)
+            elif own in self.used:
+                side.move_to_end(own)
+            else:
+                break
             self.used.discard(own)
-            side.move_to_end(own)
         assert self.table._victim(which) == (next(iter(side.values())) if side else None)
 
     @rule(k=st.integers(0, 15), further=st.integers(0, 15), position=st.integers(0, 5))

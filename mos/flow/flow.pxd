@@ -25,7 +25,12 @@ cdef enum:              # flow_t.flags
     FLOW_RESETTING = 8      # RESET: every further packet is dropped and answered
     FLOW_CLOSED = 16        # ended by FIN or RST; lingers so that late segments find it
     FLOW_BYPASSED = 32      # no middlebox wants it any more
-    FLOW_EMBRYONIC = 64     # on the table's embryonic LRU list: evicted first
+    FLOW_EMBRYONIC = 64     # no handshake was seen to complete: evicted first
+
+cdef enum:              # flow_t.queued
+    QUEUE_OTHERS = 1        # it stands in the queue of flows that are not embryonic
+    QUEUE_USED = 2          # it had a packet since it came there
+    FLOW_HOT = 320          # bytes of a flow that its next packet will need
 
 cdef enum:              # end_t.flags
     END_SEEN = 1            # this end has sent something: iss, nxt and snd_max are known
@@ -72,34 +77,35 @@ cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not 
 cdef enum:
     HIST_LEN = 19           # letters of a history: eleven kinds a side, of which a flow rarely has half
 
+# Six cache lines; a packet of an open connection touches the first five.
 cdef struct flow_t:
     key_t    key            # as the client's wire side names it
-    uint32_t slot           # its ordinal in the slab
-    uint64_t id             # 1-based ordinal of the flow, never reused
-    uint64_t mask           # event kinds somebody wants of this flow
-    int64_t  first_ns
-    int64_t  last_ns
     uint32_t set_id         # bus: interned set of attached handlers
-    uint32_t lru_next       # table: LRU neighbours, NIL at the ends
-    uint32_t lru_prev
-    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
     uint8_t  client_hi      # 1: the client is the key's hi half
     uint8_t  proto
     uint8_t  end_reason     # END_*; set at close, told at FlowEnd
     uint8_t  flags          # FLOW_*
     uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
     uint8_t  dirty          # slots were written since the packet began
-    uint8_t  hist_len
+    uint8_t  queued         # QUEUE_*
     uint8_t  spare
-    uint8_t  used           # table: had a packet since it was queued for eviction
-    uint32_t version        # of the slots: counts committed changes
-    char     hist[HIST_LEN]
-    timer_node_t timer      # idle timer
-    void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
-    void    *extra          # tcp.extra trouble_t: rare counters, NULL until needed
-    void    *view           # the Python Flow, NULL until somebody asks (owned reference)
-    void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
+    uint64_t mask           # event kinds somebody wants of this flow
     end_t    end[2]         # CLIENT, SERVER
+    int64_t  last_ns
+    int64_t  first_ns
+    void    *extra          # tcp.extra trouble_t: rare counters, NULL until needed
+    void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
+    void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
+    void    *view           # the Python Flow, NULL until somebody asks (owned reference)
+    uint64_t id             # 1-based ordinal of the flow, never reused
+    uint32_t slot           # its ordinal in the slab
+    uint32_t version        # of the slots: counts committed changes
+    timer_node_t timer      # idle timer
+    uint32_t lru_next       # table: neighbours in its queue for eviction, NIL at the ends
+    uint32_t lru_prev
+    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
+    uint8_t  hist_len
+    char     hist[HIST_LEN]
 
 # A further name of a flow: what it is called on the server's side of the NF at `position` (a NAT). Sorted by position.
 cdef struct alias_t:

@@ -5,7 +5,7 @@ Flows stand in a queue from which the first is evicted. One that was used since 
 ("second chance"): so a packet marks its flow and touches no other, where a list kept in order would touch three.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from mos.flow.flow cimport FLOW_EMBRYONIC, alias_t, flow_t
+from mos.flow.flow cimport FLOW_EMBRYONIC, FLOW_HOT, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_t
 from mos.flow.key cimport key_hash
 from mos.flow.slab cimport slab_at, slab_t
 from mos.net.packet cimport key_t
@@ -79,10 +79,7 @@ cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash) noexcept n
     """Start to load the flow, once table_prefetch has had its time. A hint: looks at the first entry only."""
     cdef entry_t e = t.index[<uint32_t>hash & t.mask]
     if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF:
-        prefetch_lines(<const char *>table_at(t, e.ref), sizeof(flow_t))
-
-cdef inline int lru_list(const flow_t *f) noexcept nogil:
-    return 0 if f.flags & FLOW_EMBRYONIC else 1
+        prefetch_lines(<const char *>table_at(t, e.ref), FLOW_HOT)
 
 cdef inline void lru_unlink(table_t *t, flow_t *f, int which) noexcept nogil:
     if f.lru_prev == NIL:
@@ -105,14 +102,11 @@ cdef inline void lru_append(table_t *t, flow_t *f, int which) noexcept nogil:
 
 cdef inline void table_touch(flow_t *f) noexcept nogil:
     """`f` was used."""
-    f.used = 1
+    f.queued |= QUEUE_USED
 
-cdef inline void table_promote(table_t *t, flow_t *f) noexcept nogil:
-    """`f` is embryonic no longer: it becomes the youngest of the others, evicted after every embryonic flow."""
-    lru_unlink(t, f, lru_list(f))
+cdef inline void table_promote(flow_t *f) noexcept nogil:
+    """`f` is embryonic no longer. It changes queues when it is its turn to be evicted."""
     f.flags &= ~FLOW_EMBRYONIC
-    f.used = 0
-    lru_append(t, f, 1)
 
 cdef inline flow_t *table_first(const table_t *t) noexcept nogil:
     """First of all flows: the queue of embryonic ones, then that of the others. NULL: none."""
@@ -122,22 +116,28 @@ cdef inline flow_t *table_first(const table_t *t) noexcept nogil:
 cdef inline flow_t *table_next(const table_t *t, const flow_t *f) noexcept nogil:
     """The flow after `f` in that order, NULL at the end. Ask before `f` is removed or touched."""
     cdef uint32_t slot = f.lru_next
-    if slot == NIL and lru_list(f) == 0:
+    if slot == NIL and not f.queued & QUEUE_OTHERS:
         slot = t.oldest[1]
     return NULL if slot == NIL else table_at(t, slot)
+
+cdef inline void requeue(table_t *t, flow_t *f, int which, int to) noexcept nogil:
+    lru_unlink(t, f, which)
+    lru_append(t, f, to)
+    f.queued = QUEUE_OTHERS if to else 0
 
 cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
     """Whom to evict of the embryonic flows (0) or the others (1): the first not used since it was queued. NULL: there is none.
 
-    Each flow that is passed over had a packet since, so this costs a step a packet at most, however it is spread.
+    Ask for the embryonic ones first: it is then that those which no longer are change queues. Each flow that is passed over had
+    a packet since, so this costs a step a packet at most, however it is spread.
     """
     cdef flow_t *f
     while t.oldest[which] != NIL:
         f = table_at(t, t.oldest[which])
-        if not f.used:
+        if which == 0 and not f.flags & FLOW_EMBRYONIC:
+            requeue(t, f, 0, 1)
+        elif f.queued & QUEUE_USED:
+            requeue(t, f, which, which)
+        else:
             return f
-        f.used = 0
-        if f.lru_next != NIL:
-            lru_unlink(t, f, which)
-            lru_append(t, f, which)
     return NULL

@@ -4,7 +4,7 @@ import os
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
-from mos.flow.flow cimport FLOW_EMBRYONIC, alias_t, flow_t
+from mos.flow.flow cimport FLOW_EMBRYONIC, QUEUE_OTHERS, alias_t, flow_t
 from mos.flow.key cimport key_equal
 from mos.flow.slab cimport HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_take
 from mos.net.packet cimport key_t
@@ -130,7 +130,8 @@ cdef flow_t *table_create_hashed(table_t *t, const key_t *k, uint64_t hash, bint
     f.id = t.created
     f.slot = slot
     f.flags = FLOW_EMBRYONIC if embryonic else 0
-    lru_append(t, f, lru_list(f))
+    f.queued = 0 if embryonic else QUEUE_OTHERS
+    lru_append(t, f, 0 if embryonic else 1)
     index_insert(t, hash, slot)
     t.n_flows += 1
     if t.n_flows > t.peak:
@@ -163,7 +164,7 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
         t.n_aliases -= 1
         name = after
     index_erase(t, table_hash(t, &f.key), f.slot)
-    lru_unlink(t, f, lru_list(f))
+    lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
     f.alias = NULL
     f.id = 0
     t.n_flows -= 1
@@ -387,7 +388,7 @@ cdef class FlowTable:
         if op == "touch":
             table_touch(f)
         elif op == "promote":
-            table_promote(self.c, f)
+            table_promote(f)
         else:
             assert op == "remove", op
             table_remove(self.c, f)

@@ -8,10 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport FLOW_EMBRYONIC, FLOW_HOT, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_t
 from mos.flow.key cimport key_hash
 from mos.flow.slab cimport slab_at, slab_t
-from mos.net.packet cimport key_t
-
-cdef extern from *:
-    void __builtin_prefetch(const void *p) nogil
+from mos.net.packet cimport key_t, prefetch
 
 cdef enum:
     NIL = 0xffffffff        # no slot
@@ -67,12 +64,12 @@ cdef inline uint64_t table_hash(const table_t *t, const key_t *k) noexcept nogil
 
 cdef inline void table_prefetch(const table_t *t, uint64_t hash) noexcept nogil:
     """Start to load the index line that `hash` will need; worth it some packets ahead."""
-    __builtin_prefetch(&t.index[<uint32_t>hash & t.mask])
+    prefetch(&t.index[<uint32_t>hash & t.mask])
 
 cdef inline void prefetch_lines(const char *p, size_t n) noexcept nogil:
     cdef size_t at = 0
     while at < n:
-        __builtin_prefetch(p + at)
+        prefetch(p + at)
         at += 64
 
 cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash) noexcept nogil:

@@ -4,7 +4,7 @@ headers, walked in place. No length is believed before it was checked."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
-from mos.net.packet cimport pkt_t
+from mos.net.packet cimport pkt_t, prefetch
 
 cdef extern from *:
     """
@@ -27,13 +27,11 @@ cdef extern from *:
         const int64_t most = INT64_C(1) << 62;
         return t > most ? most : t < -most ? -most : (int64_t)t;
     }
-    static inline void mos_prefetch(const void *p) { __builtin_prefetch(p); }
     """
     uint16_t rd16 "mos_rd16"(const uint8_t *p, bint swap) noexcept nogil
     uint32_t rd32 "mos_rd32"(const uint8_t *p, bint swap) noexcept nogil
     uint64_t rd64 "mos_rd64"(const uint8_t *p, bint swap) noexcept nogil
     int64_t to_ns "mos_to_ns"(uint64_t ts, uint64_t mul, uint64_t div, int shift, int64_t offset) noexcept nogil
-    void prefetch "mos_prefetch"(const void *p) noexcept nogil
 
 # libpcap's and Wireshark's bound on one packet; a longer claim is damage. D-Bus messages, USB transfers and EBHSCR
 # records have no such frame and may be 128 MiB.

@@ -2,6 +2,13 @@
 """One packet on its way through the stack: what the reader says of it, then what decode found."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+cdef extern from *:
+    """
+    /* The empty statement is an effect: GCC takes a function that only prefetches for one without any, and drops its calls. */
+    static inline void mos_prefetch(const void *p) { __builtin_prefetch(p); __asm__ volatile("" : : "r"(p)); }
+    """
+    void prefetch "mos_prefetch"(const void *p) nogil
+
 cdef enum:
     PKT_FLOW = 0        # parsed to TCP, UDP or ICMP: `key` and the transport fields are valid
     PKT_OTHER = 1       # no flow kept for it (ARP, STP, other IP protocols): forwarded as it is

@@ -1,5 +1,5 @@
 """How flows begin and how they end: by their packets, by silence, by pressure, at shutdown. And the timers that handlers set."""
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject

@@ -18,8 +18,8 @@ cdef enum:
     WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
 
 cdef inline bint goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
-    """Nobody asks for moments after the forwarding, and `p` is the segment to be expected."""
-    return k.straight and predicted(f, p, s)
+    """Nobody asks for moments after the forwarding, nothing is retained, and `p` is the segment to be expected."""
+    return k.straight and not k.safe and predicted(f, p, s)
 
 cdef inline int straight_data(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     cdef event_t e

@@ -7,6 +7,8 @@ SEEDS ?= 200
 CASES ?= 10000
 BYTES ?= 23000000
 PACKETS ?= 100000000
+SECONDS ?= 60
+TARGETS ?=
 CAPTURE ?= pcaps/http_attacks.pcap
 BIN := $(VENV)/bin
 SOURCES := $(shell find mos mbox -type f ! -name '*.so' ! -name '*.py[co]') setup.py setup.cfg pyproject.toml
@@ -15,7 +17,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-inline test judge safe bench bench-hostile soak build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge safe sanitize fuzz bench bench-hostile soak build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -34,6 +36,19 @@ judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: 
 
 safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see (ten minutes)
 	$(BIN)/python tests/safety.py --cases $(CASES)
+
+# Left out: what installs elsewhere, so that nothing of it is under a sanitizer, and what only reads sources.
+sanitize: $(VENV)/.test  ## tests and captures (MOS_CORPORA's too) under AddressSanitizer and UndefinedBehaviorSanitizer; an hour
+	@tools/system sanitize
+	@PYTHON=$(abspath $(BIN))/python tests/sanitize/build sanitize
+	@tests/sanitize/run $(abspath $(BIN))/python -m pytest -p no:cacheprovider -o timeout=3000 --ignore-glob='*/test_packaging.py' \
+	    --ignore-glob='*/test_structure.py' --ignore-glob='*/test_typing.py' -k 'not installed and not another_core' $(TESTS) $(ARGS)
+	@tests/sanitize/run $(abspath $(BIN))/python tests/sanitize/captures.py
+
+fuzz: $(VENV)/.test  ## each of TARGETS (all) for SECONDS under libFuzzer and the sanitizers; adds up executions of all runs
+	@tools/system fuzz
+	@PYTHON=$(abspath $(BIN))/python tests/fuzz/build
+	@$(BIN)/python tests/fuzz/run $(SECONDS) $(TARGETS)
 
 bench: $(VENV)/.build build  ## the stack against floors, other tools and itself; ARGS='--quick --only stages'
 	$(BIN)/python -m bench $(ARGS)

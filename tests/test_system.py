@@ -106,6 +106,15 @@ def test_root_gets_tshark(machine):
     assert installed[1].endswith(" tshark iproute2 ethtool curl util-linux")
 
 
+@pytest.mark.parametrize("what, packages", [("sanitize", "gcc"), ("fuzz", "clang-14 libclang-rt-14-dev")])
+def test_compilers_with_sanitizers_are_named_and_another_choice_is_the_users(machine, what, packages):
+    status, _, said, installed = machine(what)
+    assert (status, installed) == (1, []) and f"sudo apt-get install {packages}\n" in said
+    assert machine(what, compiler=True, headers=True, CC="fakecc") == (0, "", "", [])
+    status, _, said, installed = machine(what, compiler=True, uid=0, CC="falsecc")
+    assert (status, installed) == (1, []) and "CC=falsecc" in said
+
+
 def test_requirements_are_read_from_the_metadata():
     ran = subprocess.run([sys.executable, ROOT / "tools" / "requires", "build", "install", "test"], cwd=ROOT,
                          capture_output=True, text=True, check=True, timeout=30, env={**os.environ})

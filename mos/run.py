@@ -266,6 +266,12 @@ class Engine:
         if self.verdicts is not None:
             self.verdicts(code, position, reason, packet, now, flow)
 
+    def _flow_bytes(self, table, reassembly):
+        """Bytes per flow at the peak: its record, and all else that is kept for flows, shared out among them."""
+        peak = table["peak"] or 1
+        kept = table["memory"] + self.slots.counters()["bytes"] + reassembly
+        return {"record": table["flow_bytes"], "extra": max(0, round(kept / peak) - table["flow_bytes"]) if table["peak"] else 0}
+
     def stats(self):
         """The summary of `--stats`: counters, time of the run loop, memory. Both balances hold.
 
@@ -278,11 +284,14 @@ class Engine:
         failed = c["packets_in"] - c["forwarded"] - sum(dropped.values()) - c["held"] - c["consumed"]
         if failed == 1 and self.stack.failed:
             dropped["failed"] = failed
+        table = c["flows"]
         first = ("packets_in", "packets_out", "forwarded")
         out = {k: c[k] for k in first} | {"dropped": dropped} | {k: c[k] for k in ("held", "consumed", "injected", "split", "bytes_in")}
         out |= {"flows": c["flows"].get("created", 0), "events": c["events"], "seconds": round(self.seconds, 6),
                 "cpu_seconds": round(self.cpu_seconds, 6),
-                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon}
+                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon,
+                "packets_per_cpu_second": round(c["packets_in"] / self.cpu_seconds) if self.cpu_seconds else 0,
+                "peak_flows": table["peak"], "flow_bytes": self._flow_bytes(table, c["reassembly"]["peak"])}
         if self.source is not None and self.source.live:
             out["ports"] = self.source.stats()
         rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters(),

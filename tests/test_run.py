@@ -83,7 +83,8 @@ def test_state_of_two_engines_is_apart():
 
 
 KEYS = {"packets_in", "packets_out", "forwarded", "dropped", "held", "consumed", "injected", "split", "bytes_in", "flows", "events",
-        "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes", "stages", "orphans", "refused", "ended", "decode", "bus",
+        "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes",
+        "packets_per_cpu_second", "peak_flows", "flow_bytes", "stages", "orphans", "refused", "ended", "decode", "bus",
         "reassembly", "timers", "ring_lost"}
 
 
@@ -91,6 +92,8 @@ def test_counters_have_the_keys_that_are_documented():
     stats = drive([], web()).stats()
     assert KEYS <= set(stats) and json.dumps(stats)
     assert stats["packets_in"] == stats["forwarded"] == 10 and stats["bytes_in"] == sum(len(f) for _, f in web())
+    assert stats["peak_flows"] == 1 and stats["flow_bytes"]["record"] % 64 == 0 < stats["flow_bytes"]["extra"]
+    assert stats["packets_per_cpu_second"] > 0
 
 
 def test_events_of_a_capture_are_walked_as_copies(tmp_path):

@@ -102,7 +102,7 @@ def test_stats_have_their_keys(box, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     c = counts(stats.read_text())
     keys = ("packets_in", "packets_out", "forwarded", "dropped", "held", "consumed", "injected", "split", "bytes_in", "flows", "events",
-            "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes")
+            "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes", "packets_per_cpu_second", "peak_flows", "flow_bytes")
     assert tuple(c)[:len(keys)] == keys
     assert (c["flows"], c["events"]["FlowStart"], c["events"]["FlowEnd"]) == (2, 2, 2)
     assert 1 << 20 < c["peak_anon_bytes"] <= c["peak_rss_bytes"]

@@ -320,10 +320,12 @@ cdef class FlowTable:
         return self.c.n_flows
 
     def counters(self):
-        """flows and aliases now, peak (most flows at a time), created (flows ever), names_refused (a fifth name), index (entries), memory (bytes)."""
+        """flows and aliases now, peak (most flows at a time), created (flows ever), names_refused (a fifth name), index (entries),
+        flow_bytes (what one flow takes in the slab, whatever lies elsewhere for it), memory (bytes of all)."""
         cdef table_t *t = self.c
         index = (<uint64_t>t.mask + 1) * sizeof(entry_t)
-        return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created, "names_refused": t.names_refused, "index": t.mask + 1,
+        return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created,
+                "names_refused": t.names_refused, "index": t.mask + 1, "flow_bytes": t.flows.stride,
                 "memory": index + t.flows.bytes + t.names.bytes + sizeof(table_t)}
 
     def invariants(self):

@@ -47,7 +47,7 @@ def stages():
         found += [
             ours("no box", capture, mos(), "stages", "levels"),
             ours("connections", capture, mos(box("connections")), "stages", "python", "levels"),
-            ours("volume", capture, mos("volume"), "stages", "python", "levels", "chain", "peers"),
+            ours("volume", capture, mos("volume"), "stages", "python", "levels", "chain", "peers", "workers"),
         ]
     return found
 
@@ -112,7 +112,8 @@ def calls(programs):
 
 
 def workers():
-    return []
+    """One capture, two processes: wall time counts."""
+    return [ours("volume, 2 workers", capture, (*mos("volume"), "--workers", "2"), "workers") for capture in ("small", "churn")]
 
 
 def everything(programs):

@@ -16,13 +16,14 @@ class Bar:
 
     @property
     def met(self):
-        return self.value <= self.wanted if self.most else self.value >= self.wanted
+        return 0 <= self.value <= self.wanted if self.most else self.value >= self.wanted
 
     def row(self):
         if self.value is None:
             return self.what, self.asked(), "-", "not run", self.note
         value = f"{self.value:.3g}{self.unit}" if self.value < 100 else f"{self.value:,.0f}{self.unit}"
-        return self.what, self.asked(), value, "met" if self.met else "MISSED", self.note
+        verdict = "noise" if self.value < 0 else "met" if self.met else "MISSED"
+        return self.what, self.asked(), value, verdict, self.note
 
     def asked(self):
         return f"{'<=' if self.most else '>='} {self.wanted:g}{self.unit}"

@@ -30,7 +30,8 @@ class Monitor(NF):
         if self.interval < 0 or self.top < 1:
             raise UsageError(f"monitor takes interval >= 0 and top >= 1, not {self.interval:g} and {self.top}")
         self.resent = FlowVar(int)
-        self.largest = Map("nothing", default=list)     # one heap of (bytes, -id, cells), `top` long
+        # One heap of (bytes, -id, cells), `top` long.
+        self.largest = Map("nothing", default=list, merge=lambda a, b: heapq.nlargest(self.top, a + b))
         self.protocols = Count("monitor_flows", "proto")
         self.reasons = Count("monitor_ends", "reason")
         self.bytes = Count("monitor_bytes")

@@ -57,13 +57,16 @@ class Volume(NF):
         return [Native(StreamData, mos_capsule(add, &context.ways[0]), name="add", owner=context),
                 Native(StreamGap, mos_capsule(skip, &context.ways[0]), name="skip", owner=context), *super().handlers()]
 
-    def stop(self, engine):
-        """The totals: as declared state, and a line for each direction."""
+    def settle(self, engine):
+        """The totals as declared state."""
         cdef Context context = self.context
         for i, direction in enumerate(DIRECTIONS):
             self.bytes.add(context.ways[i].bytes, direction)
             self.chunks.add(context.ways[i].chunks, direction)
             self.missing.add(context.ways[i].missing, direction)
+
+    def stop(self, engine):
+        """A line for each direction."""
         found = [engine.value(count) for count in (self.bytes, self.chunks, self.missing)]
         for direction in reversed(DIRECTIONS) if self.show else ():
             print("{}: {} bytes in {} events, {} bytes missing".format(direction, *[count[direction] for count in found]))

@@ -72,7 +72,7 @@ cdef inline bint mos_to_server(const event_t *e) noexcept nogil:
     return e.to_server
 
 cdef inline uint64_t mos_flow_id(const event_t *e) noexcept nogil:
-    """1-based ordinal of the flow, never used again in this stack; 0: the event has no flow."""
+    """Number of the flow's first packet, hence no other flow's in this stack; 0: the event has no flow."""
     return e.flow.id if e.flow != NULL else 0
 
 cdef inline int mos_ip_version(const event_t *e) noexcept nogil:

@@ -52,6 +52,12 @@ cdef enum:              # counters.safe
     SAFE_URGENT = 3         # whose urgent pointer was cleared
     NSAFE = 4
 
+cdef enum:              # Core.phase, in the order in which they come
+    PHASE_IDLE = 0          # flows end by silence, before the packet in hand
+    PHASE_TIMERS = 1
+    PHASE_PACKET = 2
+    PHASE_END = 3           # the run is over: the flows left are ended
+
 cdef enum:
     NCAPS = 16
 
@@ -64,6 +70,8 @@ cdef enum:
 cdef struct counters_t:
     uint64_t packets_in
     uint64_t bytes_in
+    uint64_t elsewhere      # of both: what other workers take
+    uint64_t bytes_elsewhere
     uint64_t forwarded
     uint64_t held
     uint64_t consumed
@@ -147,6 +155,11 @@ cdef class Core:
     cdef uint8_t news           # ALTER_HELD: its ACK acknowledges more than what went before
     cdef uint64_t rest          # ALTER_STREAM: offset behind the bytes that it leaves with
     cdef seg_t *copy            # of what the packet in hand brings into order: retained when it is forwarded
+    cdef uint32_t workers       # that share the traffic, each with a stack of its own; 0: this is the only one
+    cdef int worker             # which one this is, from 0
+    cdef uint8_t phase          # PHASE_*: what is under way, and for the first two and the last when it was due and whose it is
+    cdef int64_t due
+    cdef uint64_t due_flow
     cdef uint64_t until         # the number of the last packet to take; 0: all
     cdef uint8_t straight       # predicted segments may take the straight way
     cdef uint32_t caps          # bit per CAP_* that was met and is not told yet

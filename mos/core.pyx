@@ -61,6 +61,7 @@ cdef class Core:
         self.timer_table = {}
         self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
         self.straight = straight and not safe and not bus.want_receiver and not bus.want_acked
+        self.phase = PHASE_PACKET
         self.set_targets(targets)
         for i, seconds in enumerate(timeouts):
             self.idle_ns[i] = int(seconds * 1e9)
@@ -275,16 +276,38 @@ cdef class Core:
         """Packet time, ns since 1970."""
         return self.now
 
+    def share(self, int worker, int workers):
+        """From now on take one worker's part of the flows, and of what belongs to none all (worker 0) or nothing."""
+        self.worker, self.workers = worker, workers
+
+    @property
+    def shared(self):
+        """Other stacks take a part of the traffic."""
+        return self.workers > 0
+
+    @property
+    def packets(self):
+        """Packets so far, those that other workers take included: the ordinal of the one in hand."""
+        return self.n.packets_in
+
+    @property
+    def place(self):
+        """Where the run is, as a tuple: what happens later, in whatever worker, has a greater one."""
+        if self.phase == PHASE_PACKET:
+            return self.n.packets_in, PHASE_PACKET, 0, 0
+        return self.n.packets_in, self.phase, self.due, self.due_flow
+
     def counters(self):
         """Every counter, as a plain dict. `packets_in` = forwarded + dropped + held + consumed."""
         cdef int i
         n = self.n
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
-            "packets_in": n.packets_in, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
+            "packets_in": n.packets_in - n.elsewhere, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
             "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
                              "program": n.dropped[3], "unsafe": n.dropped[4]},
-            "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split, "bytes_in": n.bytes_in,
+            "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split,
+            "bytes_in": n.bytes_in - n.bytes_elsewhere,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
                        "predicted": n.predicted,

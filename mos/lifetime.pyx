@@ -5,13 +5,15 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.caps cimport caps_tell
-from mos.core cimport DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PICKUP_OFF, RST_SILENCE_S, Core, user_timer_t
+from mos.core cimport (
+    DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PHASE_IDLE, PHASE_PACKET, PHASE_TIMERS, PICKUP_OFF, RST_SILENCE_S, Core,
+    user_timer_t)
 from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t)
+    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t, timer_node_t)
 from mos.flow.table cimport table_create_hashed, table_remove, table_victim
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
@@ -49,6 +51,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         if f == NULL:
             orphan(k, p, ORPHAN_TABLE_FULL)
             return NULL
+    f.id = k.n.packets_in
     f.client_hi = <uint8_t>client_hi
     f.proto = p.proto
     f.policy = k.policies_for(f)
@@ -156,23 +159,30 @@ cdef void set_clock(Core k, int64_t ts) noexcept nogil:
 
 cdef int expire(Core k) noexcept nogil:
     """Everything that has come due in packet time: idle flows first, then user timers in order."""
-    cdef void *node
     cdef flow_t any
     cdef size_t timer = <char *>&any.timer - <char *>&any
+    cdef timer_node_t *node
+    cdef flow_t *f
     answer_reset(&k.answer)
     k.ring.n = 0
+    k.phase = PHASE_IDLE
     while True:
         node = wheel_expire(k.idle, k.now)
         if node == NULL:
             break
-        if idle_out(k, <flow_t *>(<char *>node - timer)) < 0:
+        f = <flow_t *>(<char *>node - timer)
+        k.due, k.due_flow = node.when, f.id
+        if idle_out(k, f) < 0:
             return -1
+    k.phase = PHASE_TIMERS
     while True:
         node = wheel_expire(k.timers, k.now)
         if node == NULL:
             break
+        k.due, k.due_flow = node.when, (<user_timer_t *>node).flow.id if (<user_timer_t *>node).flow != NULL else 0
         if fire(k, <user_timer_t *>node) < 0:
             return -1
+    k.phase = PHASE_PACKET
     answer_clear(k.bus, &k.answer)
     return 0
 

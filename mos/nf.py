@@ -136,6 +136,12 @@ class NF:
     def start(self, engine):
         """Called once before the first packet; `engine.clock` is packet time."""
 
+    def settle(self, engine):
+        """Called after the last FlowEnd: put into declared state what was counted elsewhere, in C for instance.
+
+        With `--workers` each worker calls it, then declared state is merged, then `stop` is called, once and in one process.
+        """
+
     def stop(self, engine):
         """Called once after the last FlowEnd."""
 

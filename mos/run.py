@@ -3,6 +3,7 @@ import ipaddress
 import os
 import resource
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from mos.errors import UsageError
@@ -205,17 +206,35 @@ class Engine:
             return
         self.stack.outside()
         self.closed = True
+        try:
+            self.end_flows()
+            self.stop_nfs()
+        finally:
+            self._release()
+
+    @contextmanager
+    def _timed(self):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             with self.slots:
-                self.stack.finish_all()
-                for nf in self.chain.nfs:
-                    nf.stop(self)
+                yield
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
             self._sample()
-            self._release()
+
+    def end_flows(self):
+        """End all flows and let the NFs settle their state. No packet may follow."""
+        with self._timed():
+            self.stack.finish_all()
+            for nf in self.chain.nfs:
+                nf.settle(self)
+
+    def stop_nfs(self):
+        """Tell the NFs that the run is over."""
+        with self._timed():
+            for nf in self.chain.nfs:
+                nf.stop(self)
 
     def abandon(self):
         """After a failure: release everything, call nobody."""
@@ -256,8 +275,11 @@ class Engine:
     def timer(self, seconds, value=None):
         """Fire `Timer` with `value` and no flow after `seconds` of packet time, at the first packet if none was seen yet.
 
-        Returns a handle; None: refused, and counted, because there are 1,048,576 timers.
+        Returns a handle; None: refused, and counted, because there are 1,048,576 timers. Raises UsageError where several
+        workers share the traffic: it would fire in each.
         """
+        if self.stack.shared:
+            raise UsageError("a timer that belongs to no flow would fire in each of several workers: use Flow.timer")
         return self.stack.flow_timer(None, seconds, value)
 
     def _verdict(self, code, position, reason, packet, now, flow):

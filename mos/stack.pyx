@@ -21,12 +21,14 @@ from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
-from mos.net.decode cimport decode, decode_ahead
+from mos.net.decode cimport decode, decode_ahead, decoder_t
 from mos.net.packet cimport (
+    AHEAD_DECODED, AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
+from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, shard_key, shard_plain
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
-from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_PROGRAM, NOBODY, OUT_CAP, Core
+from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.leave cimport leave, leave_resets
 from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.safe cimport safe_after, safe_alter
@@ -100,7 +102,7 @@ cdef class Stack(Core):
         n = source.recv_batch(batch, BATCH)
         self.look_ahead(batch, n)
         for i in range(n):
-            if i + NEAR < n and batch[i + NEAR].ahead:
+            if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
                 table_prefetch_flow(self.table, batch[i + NEAR].hash)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
@@ -115,13 +117,19 @@ cdef class Stack(Core):
     cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil:
         """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed."""
         cdef int i
+        if self.workers:
+            for i in range(n):
+                batch[i].ahead = AHEAD_NOT
         if self.exact or self.selection is not None:
             return
         if self.until and self.until - self.n.packets_in < <uint64_t>n:
             n = <int>(self.until - self.n.packets_in)
+        for i in range(n if self.workers else 0):
+            if shard_plain(&batch[i], self.workers) not in (self.worker, SHARD_UNKNOWN):
+                batch[i].ahead = AHEAD_ELSEWHERE
         decode_ahead(self.dec, batch, n)
         for i in range(n):
-            if batch[i].ahead:
+            if batch[i].ahead == AHEAD_FLOW:
                 batch[i].hash = table_hash(self.table, &batch[i].key)
                 table_prefetch(self.table, batch[i].hash)
 
@@ -169,7 +177,9 @@ cdef class Stack(Core):
         all = table_by_age(self.table)
         if all == NULL:
             raise MemoryError("no memory to put the flows in order")
+        self.phase = PHASE_END
         while not self.bus.failed and all[i] != NULL:
+            self.due, self.due_flow = all[i].last_ns, all[i].id
             end_flow(self, all[i], END_SHUTDOWN)
             i += 1
         free(all)
@@ -207,6 +217,10 @@ cdef class Stack(Core):
         self.n.bytes_in += p.wirelen
         if pass_time(self, p.ts) < 0:
             return -1
+        if self.workers and self.elsewhere(p):
+            self.n.elsewhere += 1
+            self.n.bytes_elsewhere += p.wirelen
+            return -1 if self.bus.failed else 0
         answer_reset(&self.answer)
         self.edited = 0
         self.ring.n = 0
@@ -217,8 +231,8 @@ cdef class Stack(Core):
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
         self.fresh = self.committed = 0
-        if p.ahead or decode(self.dec, p) == PKT_FLOW:
-            if not p.ahead:
+        if (p.status if p.ahead else decode(self.dec, p)) == PKT_FLOW:
+            if p.ahead != AHEAD_FLOW:
                 p.hash = table_hash(self.table, &p.key)
             return self.flow_packet(p, 0)
         self.n.other += 1
@@ -230,6 +244,23 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, NULL, 0)
+
+    cdef bint elsewhere(self, pkt_t *p) noexcept nogil:
+        """Another worker takes the packet. Fragments are put together by all of them, but counted by one."""
+        cdef decoder_t was
+        cdef size_t counted = <char *>&was.frags - <char *>&was.by_status
+        cdef int worker = SHARD_LOOSE
+        if p.ahead:
+            return p.ahead == AHEAD_ELSEWHERE
+        if self.selection is None or self.selected(p):
+            worker = shard_plain(p, self.workers)
+            if worker == SHARD_UNKNOWN:
+                memcpy(&was.by_status, &self.dec.by_status, counted)
+                worker = shard_key(&p.key, self.workers) if decode(self.dec, p) == PKT_FLOW else SHARD_LOOSE
+                p.ahead = AHEAD_DECODED
+                if worker != self.worker:
+                    memcpy(&self.dec.by_status, &was.by_status, counted)
+        return worker != self.worker
 
     cdef bint selected(self, const pkt_t *p) noexcept nogil:
         """The packet filter's word; it is compiled when a link type is first met."""

@@ -11,20 +11,25 @@ QUIET = (events.PacketIn, events.TcpStateChange)     # too many for most tests: 
 
 
 class Log(list):
-    """The lines; `streams[flow id, ">" or "<"]` holds the bytes delivered and `stats` the run's counters."""
+    """The lines; `streams[n-th flow, ">" or "<"]` holds the bytes delivered and `stats` the run's counters."""
 
     def __init__(self):
         super().__init__()
         self.streams = defaultdict(bytes)
         self.stats = {}
+        self.flows = {}         # ids seen, and which of the flows each one is
+
+    def nth(self, flow):
+        """1 for the first flow that was told of, 2 for the next."""
+        return self.flows.setdefault(flow.id, len(self.flows) + 1)
 
     def of(self, *names):
         """Only the lines of these events."""
         return [x for x in self if x.split()[x.startswith("#")] in names]
 
 
-def line(ev):
-    """One event in a line; from the second flow on its number comes first."""
+def line(ev, number=1):
+    """One event in a line; from the second flow on its `number` comes first."""
     kind = type(ev).__name__
     words = [kind]
     if kind == "FlowStart":
@@ -44,16 +49,15 @@ def line(ev):
         words += [k for k in ("redelivered", "doubtful") if getattr(ev, k, False)]
     elif hasattr(ev, "cause") or hasattr(ev, "layer"):
         words.append(getattr(ev, "cause", None) or ev.layer)
-    flow = ev.flow
-    return (f"#{flow.id} " if flow is not None and flow.id > 1 else "") + " ".join(words)
+    return (f"#{number} " if number > 1 else "") + " ".join(words)
 
 
 def recorder(log, kinds):
     """A handler of `kinds` that writes to `log`."""
     def write(ev):
-        log.append(line(ev))
+        log.append(line(ev, log.nth(ev.flow) if ev.flow is not None else 1))
         if type(ev) is events.StreamData:
-            log.streams[ev.flow.id, ARROW[ev.to_server]] += ev.data
+            log.streams[log.nth(ev.flow), ARROW[ev.to_server]] += ev.data
     for kind in kinds:
         write = on(kind)(write)
     return write

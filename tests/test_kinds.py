@@ -97,10 +97,11 @@ def test_each_kind_says_what_it_is():
     assert all(k.writer for k in kinds)
 
 
-def test_workers_refuse_a_map_that_says_neither_partition_nor_merge():
-    fine = [FlowVar(), Conn, Pool(1, 2), Count(), Table(), Map(partition="client"), Map(merge="sum")]
+def test_workers_refuse_a_map_that_says_no_merge_and_what_flows_share_otherwise():
+    fine = [FlowVar(), Conn, Count(), Table(), Map(merge="sum"), Map(merge=max)]
     assert [worker_refusal(k) for k in fine] == [None] * len(fine)
     assert "Map seen is shared by all flows" in worker_refusal(Map(name="seen"))
+    assert "kept by client" in worker_refusal(Map(partition="client")) and "hands out" in worker_refusal(Pool(1, 2))
 
 
 def test_declared_finds_names_and_order():

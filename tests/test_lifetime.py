@@ -41,7 +41,7 @@ def test_each_flow_ends_once_oldest_first_at_shutdown():
 
 def test_a_silent_flow_ends_when_the_next_packet_tells_the_time():
     seen, _ = ends([], merge(datagrams(0, port=1), datagrams(0, 119, 200, 330, port=2)))
-    assert seen == [(1, "idle", 200), (2, "idle", 330), (3, "shutdown", 330)]
+    assert seen == [(1, "idle", 200), (2, "idle", 330), (5, "shutdown", 330)]
 
 
 @pytest.mark.parametrize("name, seconds", [("DATAGRAM", 5), ("SYN_SENT", 5)])
@@ -62,7 +62,7 @@ def test_a_full_table_evicts_embryonic_flows_first_and_says_so():
     def cap(ev):
         caps.append((ev.cause, ev.packet.src_port))
     seen, engine = ends([box(cap)], merge(open_, half_open, datagrams(2, port=3), datagrams(3, port=4)), max_flows=2)
-    assert [s[:2] for s in seen] == [(2, "evicted"), (1, "evicted"), (3, "shutdown"), (4, "shutdown")]
+    assert [s[:2] for s in seen] == [(4, "evicted"), (1, "evicted"), (5, "shutdown"), (6, "shutdown")]
     assert caps == [("flows", 3), ("flows", 4)] and all(engine.forwarded)
     assert engine.stats()["ended"] == {"evicted": 2, "shutdown": 2}
 

@@ -82,7 +82,7 @@ def test_b06_one_live_flow_does_not_keep_idle_ones():
         alive.keep_alive()
     idle = [tcp(f"10.0.1.{i}:9", B, handshake=False).syn() for i in range(5)]
     log = play(merge(alive, *idle), FlowEnd, close=False)
-    assert log == [f"#{i} FlowEnd idle" for i in range(2, 7)]
+    assert log == ["FlowEnd idle"] + [f"#{i} FlowEnd idle" for i in range(2, 6)]     # by the order of their ends: not the sixth
 
 
 def test_b07_a_hole_does_not_stall_the_direction():

@@ -164,7 +164,7 @@ def test_the_log_names_who_dropped_and_why(box, tmp_path, capsys):
     assert main(["run", f"edge={box(COUNTER)}", "--set", "edge.port=80", "-r", str(FILE), "--log", str(log), "-v"]) == 0
     verdicts = [v for v in map(json.loads, log.read_text().splitlines()) if v["event"] == "Verdict"]
     assert {v["by"] for v in verdicts} == {"edge"} and verdicts[0]["reason"] == "port"
-    assert f"packet {verdicts[0]['packet']}, flow 1: DROP_FLOW by edge: port" in capsys.readouterr().err
+    assert f"packet {verdicts[0]['packet']}, flow {verdicts[0]['flow']}: DROP_FLOW by edge: port" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, expected", [

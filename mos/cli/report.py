@@ -20,14 +20,19 @@ class UserCodeError(MosError):
 
 
 def complain(error):
-    """Print an error as `mos: …`; of a UserCodeError also the frames and the replay line."""
+    """Print an error as `complaint` words it."""
+    print(complaint(error), file=sys.stderr)
+
+
+def complaint(error):
+    """An error as `mos: …`; of a UserCodeError also the frames and the replay line."""
     text = " ".join(str(error).split("\n")) or type(error).__name__
     lines = [f"mos: {text}"]
     if isinstance(error, UserCodeError):
         lines += frames(error.__cause__) if error.__cause__ is not None else []
         if error.replay:
             lines.append(f"replay: {error.replay}")
-    print("\n".join(lines), file=sys.stderr)
+    return "\n".join(lines)
 
 
 def is_users(filename):

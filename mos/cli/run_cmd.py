@@ -75,6 +75,8 @@ def add_parser(subparsers):
                    "may stop or change content), on, off; wants --checksum other than off")
     p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")
     p.add_argument("--max-flows", metavar="N", type=positive, help="flows followed at a time (default 1048576)")
+    p.add_argument("--workers", metavar="N", type=positive, default=1,
+                   help="share the flows among N processes that tell what one would (not with -w, -r -, or some boxes)")
     p.add_argument("--stats", action="store_true", help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
     p.add_argument("--stats-file", metavar="FILE", help="the same as --stats=FILE")
     p.add_argument("--no-progress", action="store_true", help="no progress bar (there is one only if stderr is a terminal)")
@@ -86,9 +88,13 @@ def add_parser(subparsers):
 def run(args):
     """The subcommand; returns the exit status."""
     from mos.cli.stop import Stop
+    kind = Run
+    if args.workers > 1:
+        from mos.cli.parallel import Parallel
+        kind = type("ParallelRun", (Parallel, Run), {})
     with Stop() as stop:
         try:
-            return Run(args, stop).go()
+            return kind(args, stop).go()
         except KeyboardInterrupt:
             return stop.status
 
@@ -130,7 +136,7 @@ class Run:
         args = self.args
         self.source = open_live(args.interface) if args.interface else open_source(args.read)
         self.inline = self.source.live and self.source.sides == 2
-        settings = settings_of(args, extra, bool(args.interface), "inline" if self.inline else getattr(self.source, "recorded", None))
+        settings = self.settings(extra)
         self.stop.watch(self)
         check_filter(args.filter, self.source.linktypes.values())
         if args.verbose:
@@ -143,6 +149,10 @@ class Run:
                                  on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
+
+    def settings(self, extra):
+        truth = "inline" if self.inline else getattr(self.source, "recorded", None)
+        return settings_of(self.args, extra, bool(self.args.interface), truth)
 
     def tick(self, packets):
         if self.progress is not None:
@@ -217,7 +227,7 @@ class Run:
     def explain(self, error):
         """An error of the run as what `complain` prints; with the user's frames if it was the user's code that raised."""
         cause = error.__cause__
-        taken = self.engine.stack.counters()["packets_in"]
+        taken = self.engine.stack.packets
         if isinstance(error, HandlerError):
             if isinstance(cause, OSError) and str(error).startswith("log."):
                 return cannot_write(self.args.log, cause)
@@ -231,9 +241,12 @@ class Run:
             return cannot_write(error.filename or self.args.log or self.args.write, error)
         return guard(error, f"after packet {taken}: a middlebox", replay=replay(self.args, taken))
 
+    def stats(self):
+        return self.engine.stats()
+
     def summary(self):
         """Counters to stderr or a file as JSON, or a line for people."""
-        args, stats = self.args, self.engine.stats()
+        args, stats = self.args, self.stats()
         if args.stats or args.stats_file == "-":
             print(json.dumps(stats), file=sys.stderr if args.stats else self.out)
         if args.stats_file and args.stats_file != "-":

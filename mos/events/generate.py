@@ -199,7 +199,7 @@ def log_schema(field):
 def schema_json():
     common = {"event": {"type": "string", "description": "Name of the event class."},
               "ns": {"type": "integer", "description": "Packet time, ns since 1970."},
-              "flow": {"type": ["integer", "null"], "description": "1-based ordinal of the flow, null without one."}}
+              "flow": {"type": ["integer", "null"], "description": "Number of the flow's first packet, null without a flow."}}
     kinds = []
     for kind in spec.LEAVES:
         fields = {f.name: log_schema(f) for f in spec.fields_of(kind.name) if f.log}

@@ -165,7 +165,7 @@ FLOW_FIELDS = (
     Field("server", "ip", "address", "the server's address"), Field("server_port", "int", "address", "0 for ICMP"),
     Field("tcp", "bool", "proto", "the flow is TCP"), Field("udp", "bool", "proto", "the flow is UDP"),
     Field("icmp", "bool", "proto", "the flow is ICMP or ICMPv6"),
-    Field("flow_id", "int", "id", "1-based ordinal of the flow"),
+    Field("flow_id", "int", "id", "Number of the flow's first packet, from 1"),
     Field("established", "bool", "flags", "the handshake was seen to complete"),
     Field("client_bytes", "int", "payload", "payload bytes the client sent so far"),
     Field("server_bytes", "int", "payload", "payload bytes the server sent so far"),

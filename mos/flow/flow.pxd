@@ -97,7 +97,7 @@ cdef struct flow_t:
     void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
     void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
     void    *view           # the Python Flow, NULL until somebody asks (owned reference)
-    uint64_t id             # 1-based ordinal of the flow, never reused
+    uint64_t id             # number of the packet that opened it: no other flow has it
     uint32_t slot           # its ordinal in the slab
     uint32_t version        # of the slots: counts committed changes
     timer_node_t timer      # idle timer

@@ -38,7 +38,7 @@ cdef struct table_t:
     uint32_t n_aliases
     uint32_t peak           # most flows at a time
     uint32_t max_flows
-    uint64_t created        # flows ever; the last id
+    uint64_t created        # flows ever; the last one's id, until its stack gives it another
     uint64_t names_refused  # a name beyond ALIAS_MAX
     bint     full           # why table_create gave NULL: 1 max_flows reached, 0 out of memory
 

@@ -15,7 +15,7 @@ from mos.net.link cimport (LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTY
                            LINKTYPE_PPP_HDLC, LINKTYPE_PPP_WITH_DIR, LINKTYPE_PRISM, LINKTYPE_RADIOTAP, LINKTYPE_RAW,
                            LINKTYPE_SLL, LINKTYPE_SLL2, by_type, ether, hdlc, llc, loopback, mpls, ppp, pppoe, serial,
                            sll, sll2, with_direction)
-from mos.net.packet cimport (CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_ICMPV6,
+from mos.net.packet cimport (AHEAD_ELSEWHERE, CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_ICMPV6,
                              IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, PKT_OTHER, pkt_t)
 from mos.net.plain cimport pkt_clear, plain
 from mos.net.siphash cimport siphash13
@@ -247,10 +247,11 @@ cdef inline bint decode_plain(decoder_t *d, pkt_t *p) noexcept nogil:
 
 
 cdef void decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil:
-    """Of a batch, decode what depends on no packet before it: `ahead` says which were."""
+    """Of a batch, decode what depends on no packet before it: `ahead` says which were. Not what another worker takes."""
     cdef int i
     for i in range(n):
-        pkts[i].ahead = d.plainly and decode_plain(d, &pkts[i])
+        if pkts[i].ahead != AHEAD_ELSEWHERE:
+            pkts[i].ahead = d.plainly and decode_plain(d, &pkts[i])
 
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:

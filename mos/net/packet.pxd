@@ -15,6 +15,12 @@ cdef enum:
     PKT_MALFORMED = 2   # could not be parsed: forwarded, counted under `cause`
     PKT_FRAGMENT = 3    # a fragment whose datagram is not complete yet
 
+cdef enum:              # pkt_t.ahead
+    AHEAD_NOT = 0       # not looked at yet
+    AHEAD_FLOW = 1      # decoded with its batch: PKT_FLOW, and `hash` is its key's
+    AHEAD_DECODED = 2   # decoded to see whose it is
+    AHEAD_ELSEWHERE = 3 # another worker takes it
+
 cdef enum:
     TCP_FIN = 0x01
     TCP_SYN = 0x02
@@ -73,7 +79,7 @@ cdef struct pkt_t:
     uint8_t  csum_partial   # 1: the transport checksum field holds the pseudo header's sum, folded and not complemented; NIC or
                             # peer adds the rest (VIRTIO_NET_HDR_F_NEEDS_CSUM). Never compared; of a rewriting only addresses
                             # and lengths touch it, ports and payload do not
-    uint8_t  ahead          # 1: decoded with its batch, and `hash` is its key's
+    uint8_t  ahead          # AHEAD_*
     uint64_t hash
     uint8_t  status         # PKT_*
     uint8_t  cause          # malformed cause (decode.pxd), 0 if none

@@ -177,7 +177,7 @@ class Map(_Shared):
     the least recently used goes, counted. `expire` is in seconds of packet time since an entry was last written, or with
     `since="create"` since it was made. `map[k]` of a missing key is `default`; a callable default makes the value and keeps it.
     With several workers either `partition` ("client" or "server") says whose traffic goes together, or `merge` ("sum", "max",
-    "min") how values of one key combine.
+    "min", or a function of two values) how values of one key combine.
     """
     kind, writer = "Map", "any handler"
 
@@ -188,7 +188,7 @@ class Map(_Shared):
             raise UsageError(f"Map(expire=...) takes seconds above 0 or None, not {expire!r}")
         for option, value, known in (("since", since, ("write", "create")), ("partition", partition, (None, "client", "server")),
                                      ("merge", merge, (None, "sum", "max", "min"))):
-            if value not in known:
+            if value not in known and not (option == "merge" and callable(value)):
                 raise UsageError(f"Map({option}=...) takes {', '.join(map(repr, known))}, not {value!r}")
         self.key, self.cap, self.expire, self.default, self.since = key, cap, expire, default, since
         self.partition, self.merge, self.name = partition, merge, name
@@ -301,8 +301,13 @@ def clone(declaration):
 
 
 def worker_refusal(declaration):
-    """Why `--workers` cannot split this declaration among processes; None if it can."""
-    if declaration.partition is None and declaration.merge is None:
-        return (f"{declaration.kind} {declaration.name} is shared by all flows: give it partition=\"client\" (or \"server\"), or "
-                "merge=\"sum\", \"max\" or \"min\"")
-    return None
+    """Why `--workers` cannot split this declaration among processes, which share the traffic by flow; None if it can."""
+    if declaration.merge is not None or declaration.partition in ("flow", "copy"):
+        return None
+    if declaration.partition is None:
+        return (f"{declaration.kind} {declaration.name} is shared by all flows: give it merge=\"sum\", \"max\" or \"min\", or a "
+                "function that makes one of two values")
+    if declaration.partition == "home":
+        return f"{declaration.kind} {declaration.name} hands out numbers in the order in which they are asked for"
+    return (f"{declaration.kind} {declaration.name} is kept by {declaration.partition}, and the flows of one "
+            f"{declaration.partition} go to several workers")

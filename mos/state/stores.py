@@ -102,6 +102,9 @@ class PoolStore:
     def free(self):
         return self.left[0] + self.left[1]
 
+    def share(self):
+        """Nothing: no process could tell which numbers another one holds."""
+
     def value(self):
         """Numbers handed out."""
         return self.hi - self.lo + 1 - self.free
@@ -131,6 +134,18 @@ class CountStore:
             texts = (OTHER,) * len(texts)
             self.others += 1
         self.labels[texts] = self.labels.get(texts, 0) + n
+
+    def share(self):
+        """What another process needs to know of it."""
+        return self.total, dict(self.labels), self.others
+
+    def absorb(self, before, parts, merge):
+        """Take in what several copies, all `before` once, have become: `parts` are what they share."""
+        for total, labels, others in parts:
+            self.total += total - before[0]
+            self.others += others - before[2]
+            for label, n in labels.items():
+                self.add(n - before[1].get(label, 0), label)
 
     def value(self):
         """An int, or {label: int} once there are labels ((label, …) with several names); "" is what came without."""
@@ -234,6 +249,33 @@ class MapStore:
         self._purge()
         return [(key, value) for value, _, key in self.entries.values()]
 
+    def share(self):
+        """What another process needs to know of it."""
+        self._purge()
+        return [(time, key, value) for value, time, key in self.entries.values()], self.evicted, self.expired
+
+    def absorb(self, before, parts, merge):
+        """As CountStore's. `merge` is "sum", "max" or "min", or makes of two values of a key one."""
+        known = {key_bytes(key): value for _, key, value in before[0]}
+        combine = {"max": max, "min": min}.get(merge, merge)
+        found = {}
+        for entries, evicted, expired in parts:
+            self.evicted += evicted - before[1]
+            self.expired += expired - before[2]
+            for time, key, value in entries:
+                raw = key_bytes(key)
+                if raw in found:
+                    was, at, _ = found[raw]
+                    both = was + value - known.get(raw, 0) if merge == "sum" else combine(was, value)
+                    found[raw] = both, max(at, time), key
+                else:
+                    found[raw] = value, time, key
+        self.entries.clear()
+        self.ages.clear()
+        for raw, (value, time, key) in sorted(found.items(), key=lambda item: item[1][1]):
+            self._put(raw, key, value)
+            self.entries[raw][1] = time
+
     def value(self):
         """{key: value}, least recently used first. For after a run: a dict of the bare keys can be flooded."""
         return dict(self.items())
@@ -252,6 +294,16 @@ class TableStore:
     def replace(self, mapping):
         self.now = MappingProxyType(dict(mapping))
         self.replaced += 1
+
+    def share(self):
+        """What another process needs to know of it."""
+        return dict(self.now), self.replaced
+
+    def absorb(self, before, parts, merge):
+        """As CountStore's: all copies hold the same, or the first that was replaced is taken."""
+        for now, replaced in parts:
+            if replaced != before[1]:
+                return self.replace(now)
 
     def value(self):
         """{key: value}."""

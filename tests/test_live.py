@@ -36,6 +36,7 @@ def drop(ev): return DROP
 """
 CHAIN = """
 [run]
+interface = "m0:m1"
 timeouts = { DATAGRAM = 1 }
 
 [[nf]]
@@ -118,6 +119,7 @@ def said_by(*words):
 @pytest.mark.parametrize("words, said", [
     (["monitor", "-i", "nonesuch:lo"], "no interface is called 'nonesuch'"), (["monitor", "-i", "lo", "-r", "x"], "-r and -i"),
     (["monitor", "-r", "x", "--for", "3"], "--for is for live interfaces"),
+    (["monitor", "-r", "x", "--record", "y.pcapng"], "--record is for live interfaces"),
     (["monitor", "-i", "lo", "--for", "-1"], "seconds above 0")])
 def test_wrong_options_are_told(words, said):
     status, text = said_by(*words)

@@ -332,10 +332,6 @@ def check_words(args):
         raise UsageError("name a capture: -r FILE, or -r - for standard input; or interfaces: -i A:B to bridge, -i A to tap")
     if args.read and args.interface:
         raise UsageError("-r and -i cannot be used together: packets come from a capture or from interfaces")
-    if args.seconds and not args.interface:
-        raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
-    if args.record and not args.interface:
-        raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
     if args.write == "-" and args.log == "-":
         raise UsageError("-w - and --log - cannot share standard output: send one of them to a file")
 
@@ -347,6 +343,10 @@ def check(args, chain):
         args.interface = None if "interface" in args.from_chain and args.read else args.interface
     if not (args.read or args.interface):
         raise UsageError(f"name a capture: -r FILE, or interfaces: -i A:B, or read = … under [run] of {args.chain}")
+    if args.seconds and not args.interface:
+        raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
+    if args.record and not args.interface:
+        raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
     outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]
     taken = [("-r", args.read), ("-c", args.chain)] + [("NF", file_of(nf)) for nf in chain.nfs]
     for option, path in outputs:

@@ -229,6 +229,17 @@ def order_bomb(scene, n):
         scene.attack(talk.send(0, ACK, MSS, at=talk.nxt[0] + 1 + 1460 * rng.randrange(44), known=MSS_SUM))
 
 
+def in_order(scene, n):
+    """The segments of order_bomb in order: what a transfer over as many connections is."""
+    rng, talks = scene.rng, opened(scene, 1024)
+    while scene.attacks < n:
+        talk = rng.choice(talks)
+        scene.attack(talk.send(0, ACK, MSS, known=MSS_SUM))
+        if rng.randrange(20) == 0:
+            for other in rng.sample(talks, 2):
+                scene.attack(other.send(1, ACK))
+
+
 def overlap_bomb(scene, n):
     """Single bytes with holes between, then over and over segments of other bytes that cover them all."""
     rng = scene.rng

@@ -161,7 +161,7 @@ ATTACKS = {
     "holes_upwards": Attack(attacks.holes_upwards),
     "holes_downwards": Attack(attacks.holes_downwards),
     "holes_shuffled": Attack(attacks.holes_shuffled),
-    "order_bomb": Attack(attacks.order_bomb, against=attacks.ordinary_full),
+    "order_bomb": Attack(attacks.order_bomb, against=attacks.in_order),
     "overlap_bomb": Attack(attacks.overlap_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
     "repeat_bomb": Attack(attacks.repeat_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
     "never_acked": Attack(attacks.never_acked, extra=(acked,)),

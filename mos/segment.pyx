@@ -25,7 +25,8 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_parked, reasm_probe, reasm_ready, reasm_skip)
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_parked, reasm_probe,
+    reasm_probe_again, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
@@ -280,7 +281,8 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
                 return -1
         elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
             return -1
-        reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n, policy_of(c.flow, c.s))
+        reasm_probe_again(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n,
+                          policy_of(c.flow, c.s))
     return 0
 
 cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogil:

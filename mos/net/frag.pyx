@@ -140,7 +140,7 @@ cdef datagram_t *find(frags_t *f, const fragment_t *x) noexcept nogil:
     return d
 
 
-cdef int relation(const datagram_t *d, const fragment_t *x) noexcept nogil:
+cdef int relation(datagram_t *d, const fragment_t *x) noexcept nogil:
     """How x lies to what is there: beside it, wholly within it with the same bytes, or neither."""
     cdef uint32_t start = x.offset
     cdef uint32_t end = x.offset + x.length
@@ -153,6 +153,7 @@ cdef int relation(const datagram_t *d, const fragment_t *x) noexcept nogil:
     while p != NULL and p.start < end:
         if p.end > start:
             touched = True
+            d.touched += 1
             lo, hi = max(start, p.start), min(end, p.end)
             if memcmp(<const uint8_t *>(p + 1) + (lo - p.start), x.data + (lo - start), hi - lo) == 0:
                 same += hi - lo
@@ -290,7 +291,7 @@ cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uin
         return refuse(f, d, BAD_FRAGMENT_OVERLAP)
     if how == OVERLAP:
         f.refused[BAD_FRAGMENT_OVERLAP] += 1
-    if d.npieces >= f.max_fragments:
+    if d.npieces >= f.max_fragments or d.touched > MAX_TOUCHED:
         return refuse(f, d, BAD_FRAGMENT_CAP)
     if not x.more:
         d.end = x.offset + x.length

@@ -50,6 +50,8 @@ cdef void plan_init(plan_t *p) noexcept nogil
 cdef void plan_free(plan_t *p) noexcept nogil
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
                       const uint8_t *data, uint32_t len, uint8_t policy) noexcept nogil
+cdef void reasm_probe_again(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
+                            const uint8_t *data, uint32_t len, uint8_t policy) noexcept nogil
 cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil
 cdef void reasm_ready(const reasm_t *r, plan_t *p, uint64_t next) noexcept nogil
 cdef int reasm_park(reasm_t **r, const limits_t *lim, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len) noexcept nogil

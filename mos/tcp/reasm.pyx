@@ -134,6 +134,16 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
         p.over = <uint8_t>excess(r, lim, b, len - held, runs if p.touched <= SWALLOW or runs == 0 else 1)
 
 
+cdef void reasm_probe_again(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,
+                            const uint8_t *data, uint32_t len, uint8_t policy) noexcept nogil:
+    """reasm_probe once more, when what lies below `next` was given up meanwhile. A segment that touches nothing still does."""
+    if p.touched or off <= next or p.off != off or p.len != len:
+        reasm_probe(r, p, lim, b, next, off, data, len, policy)
+        return
+    p.next = p.to = next
+    p.over = <uint8_t>excess(r, lim, b, len, 1)
+
+
 cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
     """Queue the plan's segment: overwrite where it wins, fill what nobody holds. -1: memory ran out midway. `fits`: `excess`
     found room for it and for what the index grows by."""

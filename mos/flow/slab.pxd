@@ -55,7 +55,7 @@ cdef inline int slab_init(slab_t *s, uint32_t size, uint32_t limit, bint exact) 
 cdef inline void slab_free(slab_t *s) noexcept nogil:
     cdef size_t i
     if s.each != NULL:
-        for i in range(s.limit):
+        for i in range(s.fresh):
             free(s.each[i])
     free(s.each)
     free(s.spare)

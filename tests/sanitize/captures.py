@@ -16,11 +16,12 @@ from fuzz.watch import run  # noqa: E402
 from mos.errors import CaptureError, UsageError  # noqa: E402
 
 TIGHT = {"bytes": 4096, "segments": 8, "doubtful": 2048, "keep": 512, "global": 1 << 16}
+FLOWS = 4096        # each flow has its own malloc here: a table for a million takes longer to make than a capture to read
 MODES = {
-    "tap": {},
-    "inline": {"truth": "inline", "checksum": "off", "overlap": "last"},
+    "tap": {"max_flows": FLOWS},
+    "inline": {"truth": "inline", "checksum": "off", "overlap": "last", "max_flows": FLOWS},
     "tight": {"limits": TIGHT, "max_flows": 3, "checksum": "off", "overlap": "linux"},
-    "verified": {"checksum": "verify", "pickup": "off", "overlap": "solaris"},
+    "verified": {"checksum": "verify", "pickup": "off", "overlap": "solaris", "max_flows": FLOWS},
 }
 
 

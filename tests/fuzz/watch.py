@@ -7,8 +7,8 @@ DROP = 3                    # mos.events.verdict.CODES: this and stronger ones
 
 
 class Direction:
-    """Bytes of one direction: the next offset due, and how far a drop lets it go back."""
-    due = floor = begin = 0
+    """Bytes of one direction: the next offset due, and how far a drop lets it go back; how many came with the SYN."""
+    due = floor = begin = syn = 0
     packet = None
 
 
@@ -52,11 +52,15 @@ class Watch(NF):
         assert ev.flow.id in self.open, f"{what} of flow {ev.flow.id}, which is not open"
         d = self.open[ev.flow.id][ev.to_server]
         number = ev.packet.number if ev.packet is not None else None
+        if d.syn == d.due and getattr(ev, "redelivered", False):
+            d.floor = 0         # inline a SYN's bytes that its SYN-ACK does not cover come again
         assert d.floor <= ev.offset <= d.due and ev.length > 0, (
             f"flow {ev.flow.id}, to_server {ev.to_server}, packet {number}: {what} at {ev.offset}, {ev.length} bytes; due {d.due}")
         if d.packet != number:
             d.packet, d.begin = number, ev.offset
         d.due = d.floor = ev.offset + ev.length
+        if number is not None and ev.packet.syn:
+            d.syn = d.due
 
     def verdict(self, code, position, reason, packet, now, flow):
         for d in self.open.get(flow, {}).values():

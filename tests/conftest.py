@@ -16,9 +16,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples each time, so that a red run is red for its change; HYPOTHESIS_PROFILE=explore looks further.
-settings.register_profile("repeat", derandomize=True)
-settings.register_profile("explore", max_examples=1000)
+# The same examples each time, so that a red run is red for its change; HYPOTHESIS_PROFILE=explore looks further. No deadline:
+# under a sanitizer, or on a busy machine, an example may take a second.
+settings.register_profile("repeat", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 CORPORA = Path(os.environ.get("MOS_CORPORA") or ROOT.parent / "shared" / "corpora")

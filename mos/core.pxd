@@ -65,6 +65,7 @@ cdef enum:
     NOBODY = 255            # flow_t.spare: no NF asked for the drop
 
 cdef enum:
+    RESETTING_S = 240       # a reset flow nobody spoke on is forgotten: twice Linux's longest time until a segment is sent again
     RST_SILENCE_S = 10      # after a RST in doubt nobody spoke for so long: it was taken
 
 cdef struct counters_t:
@@ -78,6 +79,7 @@ cdef struct counters_t:
     uint64_t injected
     uint64_t split
     uint64_t packets_out
+    uint64_t more_segments  # wire segments that came in super-packets, beyond one each
     uint64_t unselected     # forwarded without a look: the packet filter said no
     uint64_t decoded        # stages: how often each one ran
     uint64_t tracked

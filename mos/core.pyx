@@ -7,7 +7,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, alias_t, flow_name_at
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, alias_t, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
 from mos.flow.table cimport table_alias, table_by_age, table_find
 from mos.flow.view cimport Flow, flow_view
@@ -176,7 +176,7 @@ cdef class Core:
         if verdict.name not in ("DROP_FLOW", "RESET"):
             raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
         f.spare = <uint8_t>self.bus.handlers[self.bus.asking].position if self.bus.asking >= 0 else NOBODY
-        f.flags |= FLOW_DROPPED | (FLOW_RESETTING if verdict.name == "RESET" else 0)
+        f.flags |= FLOW_DROPPED | (FLOW_RESET_DUE if verdict.name == "RESET" and not f.flags & FLOW_RESETTING else 0)
 
     def flow_domain(self, domain):
         """(VLAN ids outermost first, tunnel text or None) of a flow's domain number."""
@@ -307,7 +307,7 @@ cdef class Core:
             "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
                              "program": n.dropped[3], "unsafe": n.dropped[4]},
             "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split,
-            "bytes_in": n.bytes_in - n.bytes_elsewhere,
+            "bytes_in": n.bytes_in - n.bytes_elsewhere, "segments_in": n.packets_in - n.elsewhere + n.more_segments,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
                        "predicted": n.predicted,

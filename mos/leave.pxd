@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What leaves: the packet in hand, as it came or changed, and frames of our own. There is no other way out."""
-from libc.stdint cimport uint8_t, uint32_t
-from mos.core cimport Core
-from mos.flow.flow cimport FLOW_RESETTING, flow_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from mos.core cimport RESETTING_S, Core
+from mos.flow.flow cimport FLOW_RESET_DUE, FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
+from mos.flow.wheel cimport wheel_arm
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
-from mos.net.packet cimport pkt_t
+from mos.net.packet cimport TCP_RST, pkt_t
 
 cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, uint32_t wirelen, int how) noexcept nogil:
     """Send `n` bytes with the time and interface of `p`, the packet in hand. `how`: SEND_*."""
@@ -23,8 +24,13 @@ cdef inline void leave_reset(Core k, const pkt_t *p, const flow_t *f, int s, int
         leave(k, p, k.out, n, n, SEND_OURS | (SEND_BACK if way else SEND_ON))
 
 cdef inline void leave_resets(Core k, const pkt_t *p, flow_t *f, int s) noexcept nogil:
-    """RESET: both ends are told. Later segments: their sender has missed our RST, or its challenge ACK asks for one."""
+    """RESET: both ends are told. Later segments: their sender has missed our RST, or its challenge ACK asks for one.
+
+    A RST is never answered. The flow is forgotten when nobody has spoken for RESETTING_S.
+    """
     if not f.flags & FLOW_RESETTING:
-        f.flags |= FLOW_RESETTING
+        f.flags = <uint8_t>((f.flags | FLOW_RESETTING) & ~FLOW_RESET_DUE)
+        wheel_arm(k.idle, &f.timer, k.now + RESETTING_S * <int64_t>1000000000)
         leave_reset(k, p, f, s, 0)
-    leave_reset(k, p, f, s, 1)
+    if not p.tcp_flags & TCP_RST:
+        leave_reset(k, p, f, s, 1)

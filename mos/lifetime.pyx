@@ -6,14 +6,15 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.caps cimport caps_tell
 from mos.core cimport (
-    DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PHASE_IDLE, PHASE_PACKET, PHASE_TIMERS, PICKUP_OFF, RST_SILENCE_S, Core,
+    DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PHASE_IDLE, PHASE_PACKET, PHASE_TIMERS, PICKUP_OFF, RESETTING_S, RST_SILENCE_S, Core,
     user_timer_t)
 from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, FLOW_CLOSED, FLOW_MIDSTREAM, flow_t, timer_node_t)
+    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, END_STOPPED, FLOW_CLOSED, FLOW_MIDSTREAM,
+    FLOW_RESETTING, flow_t, timer_node_t)
 from mos.flow.table cimport table_create_hashed, table_remove, table_victim
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
@@ -193,6 +194,11 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     cdef scene_t c
     if t != NULL and t.rst_side and k.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
         return end_flow(k, f, END_IDLE)
+    if f.flags & FLOW_RESETTING:
+        if k.now - f.last_ns >= RESETTING_S * <int64_t>1000000000:
+            return end_flow(k, f, END_STOPPED)
+        wheel_arm(k.idle, &f.timer, f.last_ns + RESETTING_S * <int64_t>1000000000)
+        return 0
     if f.flags & FLOW_CLOSED and f.end_reason > 1:
         return end_flow(k, f, END_IDLE)
     arm(k, f)

@@ -17,7 +17,7 @@ from mos.flow.flow cimport (
     end_t, flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm, wheel_armed
-from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
 from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
 from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
 from mos.state.blocks cimport slots_abort, slots_commit
@@ -293,7 +293,7 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
     if not c.flow.mask >> KIND_STREAM_DATA & 1:
         return 0
     memset(&e, 0, sizeof(e))
-    e.size, e.kind, e.at, e.side, e.segs = sizeof(event_t), KIND_STREAM_DATA, <uint8_t>at, <uint8_t>side, 1
+    e.size, e.kind, e.at, e.side, e.segs = sizeof(event_t), KIND_STREAM_DATA, <uint8_t>at, <uint8_t>side, pkt_segs(c.pkt)
     e.to_server = side == CLIENT
     e.flow, e.pkt, e.now = c.flow, c.pkt, k.now
     for i in range(plan.n):

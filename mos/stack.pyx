@@ -16,7 +16,7 @@ from mos.events.kinds cimport (
     KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, flow_side)
+    CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, alias_t, flow_side)
 from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
@@ -24,7 +24,7 @@ from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode, decode_ahead, decoder_t
 from mos.net.packet cimport (
     AHEAD_DECODED, AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_RST)
+    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
 from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, shard_key, shard_plain
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
@@ -299,6 +299,8 @@ cdef class Stack(Core):
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
         f.end[s].payload += p.payload_len
+        if p.gso_size:
+            self.n.more_segments += pkt_segs(p) - 1
         f.last_ns = self.leap if self.leap and p.ts == self.leap else self.now
         self.n.tracked += 1
         undo_begin(self.undo, f)
@@ -324,7 +326,7 @@ cdef class Stack(Core):
 
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil:
         """A further packet of a flow that was dropped, or reset and then `answered` by another RST."""
-        self.answer.verdict = MOS_RESET if f.flags & FLOW_RESETTING and answered else MOS_DROP_FLOW
+        self.answer.verdict = MOS_RESET if f.flags & (FLOW_RESETTING | FLOW_RESET_DUE) and answered else MOS_DROP_FLOW
         self.answer.position = f.spare if f.spare != NOBODY else 65535
         cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_ORPHAN, f, p, self.now, s, s == CLIENT)
         self.n.orphans[ORPHAN_STOPPED] += 1
@@ -359,7 +361,7 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return WAY_FAILED
         memset(&e, 0, sizeof(e))
-        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, 1, s == CLIENT
+        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, pkt_segs(p), s == CLIENT
         e.flow, e.pkt, e.now = f, p, self.now
         e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
         if p.payload_cap and f.mask >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
@@ -471,7 +473,7 @@ cdef class Stack(Core):
         """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
         f.spare = <uint8_t>self.answer.position
         f.flags |= FLOW_DROPPED
-        if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP and not p.tcp_flags & TCP_RST:
+        if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP:
             leave_resets(self, p, f, s)
 
 

@@ -6,7 +6,7 @@ from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport event_t
 from mos.flow.flow cimport CLIENT, flow_t
-from mos.net.packet cimport pkt_t
+from mos.net.packet cimport pkt_segs, pkt_t
 from mos.segment cimport WAY_DONE, WAY_FAILED, abort, drain, tell
 from mos.state.blocks cimport slots_commit
 from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
@@ -24,7 +24,7 @@ cdef inline bint goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) n
 cdef inline int straight_data(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     cdef event_t e
     memset(&e, 0, sizeof(e))
-    e.size, e.kind, e.side, e.segs, e.to_server = sizeof(event_t), KIND_STREAM_DATA, <unsigned char>s, 1, s == CLIENT
+    e.size, e.kind, e.side, e.segs, e.to_server = sizeof(event_t), KIND_STREAM_DATA, <unsigned char>s, pkt_segs(p), s == CLIENT
     e.flow, e.pkt, e.now = f, p, k.now
     e.offset, e.length, e.data = f.end[s].offset, p.payload_len, p.payload
     return tell(k, &e)

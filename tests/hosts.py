@@ -3,6 +3,7 @@
 `Host` takes segments as RFC 9293 says and keeps what it reads, byte by byte. Its variants differ where real ones do: who wins
 among overlapping bytes that wait behind a hole, whether the urgent byte is read apart, whether data on a SYN is taken.
 """
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Wire:
 
     def __init__(self):
         self.out, self.into = os.pipe()
+        fcntl.fcntl(self.into, 1031, 1 << 20)       # F_SETPIPE_SZ: super-packets fit too
         os.set_blocking(self.out, False)
         self.rest, self.started = b"", False
 

@@ -2,6 +2,9 @@
 import struct
 
 from hosts import ACK, SYN, frame
+
+from mos.events import Event, on
+from mos.net.decode import checksum
 from packets import ether, ip4
 from packets import udp as datagram
 from test_rewrite import pseudo_sum
@@ -44,6 +47,24 @@ def test_an_unfinished_checksum_stays_unfinished_when_bytes_are_cut_off():
         assert out[54:] == b"cdef" and pseudo_sum(out) == out
         (out,) = lane.feed(pseudo_sum(frame(1234, True, 1001, 2001, ACK, b"xy")), csum_partial=True)
         assert len(out) == 54 and pseudo_sum(out) == out
+
+
+def test_a_super_packet_is_one_packet_of_many_segments():
+    seen = []
+
+    @on(Event, where="not to_server")
+    def note(ev):
+        if ev.packet is not None:
+            seen.append(ev.packet.segments)
+    with Lane(note) as lane:
+        raw = frame(1234, False, 2001, 1001, ACK, b"x" * 64_000)
+        (out,) = lane.feed(pseudo_sum(raw), csum_partial=True, gso_size=1448)
+        assert out == pseudo_sum(raw)
+        big = raw[:16] + b"\0\0" + raw[18:24] + b"\0\0" + raw[26:]      # BIG TCP: the length does not fit its field
+        big = big[:24] + checksum(big[14:34]).to_bytes(2, "big") + big[26:] + b"y" * 8000
+        assert lane.feed(big, csum_partial=True, gso_size=1448) and len(lane.frames) == 1
+        stats = lane.engine.stats()
+        assert set(seen) == {1, 45, 50} and stats["packets_in"] == 5 and stats["segments_in"] == 5 + 44 + 49
 
 
 def test_in_a_tunnel_bytes_are_put_right_and_none_cut_off():

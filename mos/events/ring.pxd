@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What happened while one packet was handled: a fixed ring of plain structs, filled by tracking, drained by the bus."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from mos.net.packet cimport pkt_t
+from mos.net.packet cimport pkt_segs, pkt_t
 from mos.flow.flow cimport flow_t
 
 cdef enum:
@@ -63,7 +63,7 @@ cdef inline event_t *ring_add(ring_t *r, uint64_t want, int kind, flow_t *f, con
     e.cause = e.flags = e.old = e.new = 0
     e.side = <uint8_t>side
     e.position = 0
-    e.segs = 1
+    e.segs = pkt_segs(p)
     e.flow = f
     e.pkt = p
     e.now = now

@@ -11,7 +11,7 @@ from mos.events.ring cimport EV_DOUBTFUL, EV_KEPT, EV_MIDSTREAM, EV_REDELIVERED,
 from mos.flow.flow cimport alias_t, flow_name_at, flow_t
 from mos.flow.view cimport Flow, flow_view, ip_text
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN,
-                             TCP_URG, key_t, pkt_is_tcp, pkt_t)
+                             TCP_URG, key_t, pkt_is_tcp, pkt_segs, pkt_t)
 from mos.net.transport cimport icmp_has_id
 
 from mos.errors import StaleEvent
@@ -112,6 +112,13 @@ cdef class Packet:
         if self.p == NULL:
             stale(self, "payload_length")
         return self.p.payload_len if self.p.status == PKT_FLOW else 0
+
+    @property
+    def segments(self):
+        """Wire segments in it: more than 1 for a super-packet of segmentation offload, which counts as one packet."""
+        if self.p == NULL:
+            stale(self, "segments")
+        return pkt_segs(self.p)
 
     @property
     def src(self):

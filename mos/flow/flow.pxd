@@ -26,6 +26,7 @@ cdef enum:              # flow_t.flags
     FLOW_CLOSED = 16        # ended by FIN or RST; lingers so that late segments find it
     FLOW_BYPASSED = 32      # no middlebox wants it any more
     FLOW_EMBRYONIC = 64     # no handshake was seen to complete: evicted first
+    FLOW_RESET_DUE = 128    # RESET was asked for when no packet was there to tell the ends by
 
 cdef enum:              # flow_t.queued
     QUEUE_OTHERS = 1        # it stands in the queue of flows that are not embryonic

@@ -2,7 +2,7 @@
 """Changed frames: other addresses, other bytes, RSTs of our own. Checksums are mended incrementally (RFC 1624)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
-from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_name_at, flow_t
+from mos.flow.flow cimport CLIENT, END_FIN_DONE, END_SEEN, end_t, flow_name_at, flow_t
 from mos.net.packet cimport (
     IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_SYN, key_t, pkt_t)
 
@@ -213,14 +213,16 @@ cdef inline void turn_round(uint8_t *out, const pkt_t *p, uint32_t link) noexcep
 cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, int s, int way) noexcept nogil:
     """A RST to the receiver of `p` (way 0) or back to its sender, side `s` (way 1); 0: none is due or it cannot be made.
 
-    Each end gets it under the names of its own wire side. To the receiver it carries the sequence number that it expects, to the sender what the sender acknowledged
-    (RFC 9293 section 3.10.7.1), so both pass the exact check of RFC 5961.
+    Each end gets it under the names of its own wire side. To the receiver it carries the sequence number that it expects, to the
+    sender what the sender acknowledged (RFC 9293 section 3.10.7.1), so both pass the exact check of RFC 5961. A receiver that has
+    never heard of the connection, its first SYN being dropped, needs none.
     """
     cdef int link = plain_link(p) if p.ip != NULL and not p.reassembled else -1
     cdef uint32_t header
     cdef const end_t *S = &f.end[s]
     cdef uint8_t *tcp
-    if link < 0 or (way == 0 and (p.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN or not S.flags & END_SEEN)):
+    if link < 0 or (way == 0 and (not S.flags & END_SEEN or (
+            p.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN and f.end[0].packets + f.end[1].packets == 1))):
         return 0
     header = <uint32_t>(p.l4 - p.ip)
     memcpy(out, p.frame, link + header)
@@ -229,9 +231,12 @@ cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, i
     tcp[12] = 5 << 4
     if way == 0:
         memcpy(tcp, p.l4, 4)
-        put32(tcp + 4, S.nxt)
-        put32(tcp + 8, p.ack)
-        tcp[13] = RST_ACK
+        put32(tcp + 4, S.nxt + (1 if S.flags & END_FIN_DONE else 0))
+        if p.tcp_flags & TCP_ACK or f.end[1 - s].flags & END_SEEN:      # one that has sent no more than a SYN takes it by its ACK
+            put32(tcp + 8, p.ack if p.tcp_flags & TCP_ACK else f.end[1 - s].snd_max)
+            tcp[13] = RST_ACK
+        else:
+            tcp[13] = RST_ONLY
     else:
         turn_round(out, p, link)
         memcpy(tcp, p.l4 + 2, 2)
@@ -240,6 +245,8 @@ cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, i
             put32(tcp + 4, p.ack)
             tcp[13] = RST_ONLY
         else:
+            if f.end[1 - s].flags & END_SEEN:       # simultaneous open: the sender may have got the other SYN meanwhile
+                put32(tcp + 4, f.end[1 - s].nxt)
             put32(tcp + 8, p.seq + p.payload_len + (1 if p.tcp_flags & TCP_SYN else 0) + (1 if p.tcp_flags & TCP_FIN else 0))
             tcp[13] = RST_ACK
     finish_headers(out, p, link, header)

@@ -7,7 +7,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
-                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_t)
+                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, end_t, flow_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
 
 from mos.errors import StaleFlow
@@ -282,7 +282,7 @@ cdef class Flow:
     def resetting(self):
         """True if a handler answered RESET."""
         live(self, "resetting")
-        return (self.f.flags & FLOW_RESETTING) != 0
+        return (self.f.flags & (FLOW_RESETTING | FLOW_RESET_DUE)) != 0
 
     @property
     def bypassed(self):

@@ -111,5 +111,11 @@ cdef struct pkt_t:
     uint32_t payload_cap    # payload bytes present, at most payload_len
     key_t    key
 
+cdef inline uint16_t pkt_segs(const pkt_t *p) noexcept nogil:
+    """Wire segments in the packet: more than 1 only for a super-packet."""
+    if p == NULL or p.gso_size == 0 or p.payload_len <= p.gso_size:
+        return 1
+    return <uint16_t>((p.payload_len + p.gso_size - 1) // p.gso_size)
+
 cdef inline bint pkt_is_tcp(const pkt_t *p) noexcept nogil:
     return p.status == PKT_FLOW and p.proto == IPPROTO_TCP

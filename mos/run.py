@@ -142,7 +142,8 @@ class Engine:
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
-            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key, plainly=s.shortcuts),
+            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key, plainly=s.shortcuts,
+                         overlap="drop" if s.truth == "inline" else "first"),
             FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth),
             pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
             safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip", policy=s.overlap_default, targets=s.overlap_targets,

@@ -22,13 +22,14 @@ from mos.flow.table cimport (
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode, decode_ahead, decoder_t
+from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
     AHEAD_DECODED, AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
 from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, shard_key, shard_plain
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
-from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
+from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.leave cimport leave, leave_resets
 from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.safe cimport safe_after, safe_alter
@@ -50,7 +51,6 @@ cdef enum:
     NEAR = 8                # a flow is fetched so many packets ahead: some 500 ns, several memory latencies
     TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
     TICK_NS = 50_000_000    # live, where a batch may be one packet; signals, links and deadlines are seen to as often
-
 
 @cython.final
 cdef class Stack(Core):
@@ -243,6 +243,9 @@ cdef class Stack(Core):
             self.n.fragments += 1
         if drain(self) < 0:
             return -1
+        if self.truth and p.cause >= BAD_FRAGMENT_OVERLAP and self.answer.verdict < MOS_DROP:   # inline: never becomes whole
+            self.answer.verdict, self.answer.position = MOS_DROP, 65535
+            self.n.dropped[DROPPED_FRAGMENT] += 1
         return self.finish(p, NULL, 0)
 
     cdef bint elsewhere(self, pkt_t *p) noexcept nogil:
@@ -299,8 +302,7 @@ cdef class Stack(Core):
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
         f.end[s].payload += p.payload_len
-        if p.gso_size:
-            self.n.more_segments += pkt_segs(p) - 1
+        self.n.more_segments += pkt_segs(p) - 1 if p.gso_size else 0
         f.last_ns = self.leap if self.leap and p.ts == self.leap else self.now
         self.n.tracked += 1
         undo_begin(self.undo, f)

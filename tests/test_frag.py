@@ -9,6 +9,9 @@ from mos.net.decode import CAUSES, Decoder
 from packets import A6, B6, ICMP, TCP, UDP, A, B, ether, icmp, ip4, ip6, tcp, tcp4, udp
 
 from mos.errors import UsageError
+from mos.events import StreamData, on
+from mos.nf import Chain
+from mos.run import Engine, Settings
 
 SECOND = 10**9
 
@@ -269,3 +272,17 @@ def test_noise(packets):
         packet = ip6(struct.pack("!BBHI", 6, 0, bits, ident) + data, 44) if six else ip4(data, TCP, ident=ident, frag=bits)
         assert d.parse(ether(packet), ts=t * SECOND)["status"] in ("flow", "malformed", "fragment")
     assert d.counters()["datagrams_waiting"] <= 3
+
+
+@pytest.mark.parametrize("truth", ["tap", "inline"])
+def test_inline_what_is_left_of_a_refused_datagram_does_not_pass(truth):
+    """Its receiver might put together other bytes than we: so the fragment that would complete it is held from it."""
+    whole = udp(bytes(64))
+    other = whole[:16] + b"XXXXXXXX" + whole[24:]
+    frames = [ether(f) for f in (frag4(whole, 0, 32, proto=UDP), frag4(other, 16, 40, proto=UDP), frag4(whole, 32, 72, proto=UDP))]
+    with Engine(Chain([on(StreamData)(lambda ev: None)]), Settings(truth=truth)) as engine:
+        passed = [engine.feed(f, i) for i, f in enumerate(frames)]
+    stats = engine.stats()
+    assert passed == ([True] * 3 if truth == "tap" else [True, False, False])
+    assert stats["packets_in"] == stats["forwarded"] + sum(stats["dropped"].values())
+    assert stats["dropped"] == ({} if truth == "tap" else {"fragment": 2})

@@ -53,7 +53,7 @@ def everything(packets, share, **how):
                 engine.feed(frame, ns)
     stats = engine.stats()
     stats["stages"].pop("predicted")
-    return out.getvalue(), facts, {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_"))}
+    return out.getvalue(), facts, {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_", "packets_per_"))}
 
 
 def same(packets, **how):

@@ -12,7 +12,8 @@ BUILD = """
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 setup(script_args=["build_ext", "-q", "--build-lib", {out!r}, "--build-temp", {out!r}], ext_modules=cythonize(
-    [Extension({name!r}, [{source!r}], extra_compile_args={flags!r}, extra_link_args={flags!r})], build_dir={out!r}, quiet=True, include_path=[{beside!r}],
+    [Extension({name!r}, [{source!r}], extra_compile_args={flags!r}, extra_link_args={flags!r})],
+    build_dir={out!r}, quiet=True, include_path=[{beside!r}],
     compiler_directives=dict(language_level=3, cdivision=True, embedsignature=False)))
 """
 
@@ -27,7 +28,8 @@ def built(path, flags=None, cc=None):
     out = ROOT / "build" / "tests" / f"{source.stem}-{digest.hexdigest()[:16]}"
     library = out / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
     if not library.exists():
-        code = BUILD.format(out=str(out), name=source.stem, source=os.path.relpath(source, ROOT), beside=str(source.parent), flags=flags)
+        code = BUILD.format(out=str(out), name=source.stem, source=os.path.relpath(source, ROOT),
+                            beside=str(source.parent), flags=flags)
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
                        env=os.environ | ({"CC": cc} if cc else {}))
     return library

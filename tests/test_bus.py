@@ -174,7 +174,7 @@ def test_other_flows_keep_what_one_detached():
 def test_the_cap_on_sets_refuses_and_counts():
     """Four handlers to combine and room for four sets: the pattern that finds it full is refused, the flow keeps what it has."""
     extras = []
-    for i in range(4):
+    for _ in range(4):
         @on(StreamData, attached=False)
         def extra(ev):
             pass
@@ -211,7 +211,7 @@ def test_an_event_is_stale_after_its_handler_and_a_flow_after_its_end():
     drive([box(data)], question())
     for ev, flow in kept:
         with pytest.raises(StaleEvent):
-            ev.data
+            _ = ev.data
         with pytest.raises(StaleFlow):
-            flow.client_bytes
+            _ = flow.client_bytes
         assert flow.id == 1 and flow.client == "10.0.0.1"

@@ -80,9 +80,11 @@ EDGES = {
     "RST one above, then nobody is there": (
         lambda: conn().reply(b"abc").rst("server", seq=5).ack("client").segment("client", flags="R", options=b""), "rst_server"),
     "RST one above, data beyond it, then nobody is there": (
-        lambda: conn().reply(b"abc").rst("server", seq=5).reply(b"on and on").segment("client", flags="R", options=b""), "rst_client"),
+        lambda: conn().reply(b"abc").rst("server", seq=5).reply(b"on and on").segment("client", flags="R", options=b""),
+        "rst_client"),
     "RST above a hole that is filled late, then nobody is there": (     # the answer stands where the late segment's ACK does
-        lambda: conn().send(b"abc").reply(b"de", ack=False).reply(b"f" * 8, ack=False).reorder(6, by=1).rst("server").reorder(-1, by=-1)
+        lambda: conn().send(b"abc").reply(b"de", ack=False).reply(b"f" * 8, ack=False).reorder(6, by=1)
+        .rst("server").reorder(-1, by=-1)
         .segment("client", flags="R", seq=1, options=b""), None),
     "RST one above, then its sender knows of no connection": (      # what was in flight is answered at old numbers
         lambda: conn().reply(b"abc").rst("server", seq=5).ack("client").segment("server", flags="R", seq=2, options=b""), None),
@@ -156,7 +158,8 @@ TAKEN = {
                            "StreamData > 10+5 doubtful", "StreamData > 15+5 doubtful"]),
     "acknowledged by the RST": (lambda: conn().segment("client", b"xy", flags="P").rst("server"),
                                 ["OutOfWindow > no_ack 0+2", "StreamData > 0+2 doubtful"]),
-    "in a SACK": (lambda: narrow(10, timestamps=True).segment("client", b"z" * 5, offset=20).segment("server", sack=[(20, 25)], ack=1)
+    "in a SACK": (lambda: narrow(10, timestamps=True).segment("client", b"z" * 5, offset=20)
+                  .segment("server", sack=[(20, 25)], ack=1)
                   .window(100).segment("client", b"y" * 20, offset=0),
                   ["OutOfWindow > window 20+5", "StreamData > 0+20", "StreamData > 20+5 doubtful"]),
     "data with an impossible ACK": (lambda: conn().segment("server", b"x", ack=500).ack("client"),
@@ -198,7 +201,7 @@ def both_windows_missed():
     c = unopened(wscale=None)
     c.end["client"].wnd = c.end["server"].wnd = 1000
     c.handshake().segment("client", b"a" * 1000).segment("server", b"A" * 1000, ack=1).ack().ack("client").lose([6, 7])
-    for i in range(4):
+    for _ in range(4):
         c.segment("client", b"b" * 1000).segment("server", b"B" * 1000)
     return c
 
@@ -223,7 +226,8 @@ def test_what_is_beyond_the_window_and_out_of_place_is_no_evidence():
     def forged(seq):
         c = unopened(wscale=None)
         c.end["client"].wnd = c.end["server"].wnd = 10
-        return play(c.handshake().segment("client", b"EVIL", offset=20).segment("server", seq=seq, ack=25)).of("StreamData", "StreamGap")
+        c.handshake().segment("client", b"EVIL", offset=20).segment("server", seq=seq, ack=25)
+        return play(c).of("StreamData", "StreamGap")
     assert not forged(1 + 65536)
     assert forged(1 + 65535) == ["StreamGap > close 0+20", "StreamData > 20+4 doubtful"]
 

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+
 from mos.cli.flows import Recorder
 from mos.nf import Chain
 from mos.run import Engine, Settings

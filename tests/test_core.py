@@ -106,7 +106,8 @@ def noting(kind, seen, **marks):
 
 
 def test_no_chain_forwards_everything_as_it_came(tmp_path):
-    packets = merge(web(), *[udp(f"10.0.0.1:{i}", "10.0.0.2:53").send(b"x") for i in range(1, 5)]).packets + [(0, b""), (0, b"junk")]
+    datagrams = [udp(f"10.0.0.1:{i}", "10.0.0.2:53").send(b"x") for i in range(1, 5)]
+    packets = merge(web(), *datagrams).packets + [(0, b""), (0, b"junk")]
     engine = drive([], packets, write=str(tmp_path / "out.pcap"))
     assert all(engine.forwarded) and [r[2] for r in open_source(tmp_path / "out.pcap")] == [f for _, f in packets]
     assert_balanced(engine.stats())

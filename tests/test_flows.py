@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 from command import PCAPS
+
 from mos import events
 from mos.cli import flows
 from mos.cli.main import main

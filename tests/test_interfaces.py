@@ -104,5 +104,6 @@ def test_without_permission_the_command_that_gives_it_is_named(monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(interfaces, "must_exist", lambda name: None)
     monkeypatch.setattr(interfaces, "ask", lambda *args: 1)
-    with pytest.raises(UsageError, match=r"no permission to open lo: run as root \(sudo\), or once: sudo setcap cap_net_raw,.*\+ep /"):
+    with pytest.raises(UsageError, match=r"no permission to open lo: run as root \(sudo\), or once: "
+                                         r"sudo setcap cap_net_raw,.*\+ep /"):
         interfaces.Sockets("lo")

@@ -57,7 +57,7 @@ def test_a_mis_spelt_field_is_an_error(flow):
     with pytest.raises(AttributeError):
         Conn[flow].ext_prot = 1
     with pytest.raises(AttributeError):
-        Conn[flow].ext_prot
+        _ = Conn[flow].ext_prot
 
 
 def test_names_of_declarations_are_names_of_fields_too(flow):

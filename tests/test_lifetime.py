@@ -48,7 +48,8 @@ def test_a_silent_flow_ends_when_the_next_packet_tells_the_time():
 def test_time_outs_are_settings(name, seconds):
     first = datagrams(0) if name == "DATAGRAM" else tcp("10.0.0.1:1", "10.0.0.2:2", handshake=False).syn()
     for after, reason in ((seconds - 1, "shutdown"), (seconds + 1, "idle")):
-        seen, _ = ends([], merge(first, datagrams(after, port=9)), timeouts={name: seconds, "SYN_RECEIVED": seconds, "LISTEN": seconds})
+        seen, _ = ends([], merge(first, datagrams(after, port=9)),
+                       timeouts={name: seconds, "SYN_RECEIVED": seconds, "LISTEN": seconds})
         assert seen[0][:2] == (1, reason)
     assert TIMEOUTS["ESTABLISHED"] == 7440
 

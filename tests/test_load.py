@@ -109,7 +109,8 @@ def test_one_nf_cannot_stand_in_a_chain_twice(counter):
     ("x = 1\n", UsageError, "no handler found"),
     ("from mos import on\nfrom mos.events import FlowEnd\n@on(FlowEnd, wher='tcp')\ndef f(ev): pass\n", UsageError,
      "rules.py:3: @on has no argument 'wher'; did you mean where?"),
-    ("from mos import on\nfrom mos.events import FlowEnd\n@on(FlowEnd, where='tpc')\ndef f(ev): pass\n", FilterError, "rules.f: filter, column 1"),
+    ("from mos import on\nfrom mos.events import FlowEnd\n@on(FlowEnd, where='tpc')\ndef f(ev): pass\n", FilterError,
+     "rules.f: filter, column 1"),
     ("import nothing_of_that_name\n", UserCodeError, "ModuleNotFoundError"),
     ("1/0\n", UserCodeError, "ZeroDivisionError"),
     ("raise SystemExit\n", UserCodeError, "SystemExit"),
@@ -121,8 +122,8 @@ def test_a_file_that_is_wrong(tmp_path, text, error, expected):
     with pytest.raises(error) as raised:
         load.load_chain([str(tmp_path / "rules.py")])
     assert expected in str(raised.value)
-    assert not [m for m in sys.modules.values() if getattr(m, "__file__", None) == str(tmp_path / "rules.py")] or "handler" in expected \
-        or error is FilterError
+    assert not [m for m in sys.modules.values() if getattr(m, "__file__", None) == str(tmp_path / "rules.py")] \
+        or "handler" in expected or error is FilterError
 
 
 def test_a_file_that_is_not_there():
@@ -170,7 +171,8 @@ def test_ready_ones_come_before_installed_ones_and_installed_ones_by_name_only(t
     dist = tmp_path / "boxes-1.dist-info"
     dist.mkdir()
     (dist / "METADATA").write_text("Metadata-Version: 2.1\nName: boxes\nVersion: 1\n")
-    (dist / "entry_points.txt").write_text("[mos.middleboxes]\nfar = far_box:Far\nbroken = far_box:Nothing\ngone = no_such_module_x:F\n")
+    (dist / "entry_points.txt").write_text("[mos.middleboxes]\nfar = far_box:Far\n"
+                                           "broken = far_box:Nothing\ngone = no_such_module_x:F\n")
     (tmp_path / "far_box.py").write_text(COUNTER.replace("class Counter", "class Far"))
     monkeypatch.syspath_prepend(str(tmp_path))
     chain, _ = load.load_chain(["far", "x=far"], settings=["x.port=5"])
@@ -183,14 +185,16 @@ def test_ready_ones_come_before_installed_ones_and_installed_ones_by_name_only(t
 
 def test_a_chain_file(tmp_path, counter):
     path = tmp_path / "chain.toml"
-    path.write_text('[run]\ntruth = "inline"\n[[nf]]\nuse = "./counter.py"\nname = "edge"\nport = 23\n[[nf]]\nuse = "counter.py"\nset = {port = 80}\n')
+    path.write_text('[run]\ntruth = "inline"\n[[nf]]\nuse = "./counter.py"\nname = "edge"\nport = 23\n'
+                    '[[nf]]\nuse = "counter.py"\nset = {port = 80}\n')
     chain, run = load.load_chain([], str(path), ["edge.port=24"])
     assert [(nf.label(), nf.port) for nf in chain.nfs] == [("edge", 24), ("counter", 80)]
     assert run == {"truth": "inline"}
 
 
 def test_paths_in_a_chain_file_start_from_it(tmp_path):
-    (tmp_path / "box.py").write_text("from pathlib import Path\n" + COUNTER.replace("port: int = option(0,", "port: Path = option('x',"))
+    (tmp_path / "box.py").write_text(
+        "from pathlib import Path\n" + COUNTER.replace("port: int = option(0,", "port: Path = option('x',"))
     (tmp_path / "chain.toml").write_text('[[nf]]\nuse = "./box.py"\nport = "rules.toml"\n')
     chain, _ = load.load_chain([], str(tmp_path / "chain.toml"))
     assert chain.nfs[0].port == tmp_path / "rules.toml"

@@ -68,7 +68,8 @@ def test_verdicts_and_user_events_have_lines_of_their_own():
 def misfit(line, rule):
     """Why a value does not fit a JSON schema; only what schema.json uses is known here."""
     kinds = {"object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
-    unknown = set(rule) - {"$schema", "title", "description", "type", "required", "properties", "oneOf", "const", "enum", "pattern", "not"}
+    unknown = set(rule) - {"$schema", "title", "description", "type", "required", "properties", "oneOf", "const",
+                          "enum", "pattern", "not"}
     assert not unknown, unknown
     if "type" in rule:
         wanted = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]

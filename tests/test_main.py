@@ -89,7 +89,8 @@ def test_the_module_is_the_command():
 def test_a_run_imports_no_more_than_it_needs(tmp_path):
     rules = tmp_path / "rules.py"
     rules.write_text("from mos import on\nfrom mos.events import FlowEnd\n@on(FlowEnd)\ndef end(ev): pass\n")
-    code = f"import sys; from mos.cli.main import main; main(['run', {str(rules)!r}, '-r', {str(FILE)!r}, '-q']); print(*sys.modules)"
+    code = ("import sys; from mos.cli.main import main; "
+            f"main(['run', {str(rules)!r}, '-r', {str(FILE)!r}, '-q']); print(*sys.modules)")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
     unwanted = {"asyncio", "hypothesis", "importlib.metadata", "pcapy", "zstandard", "subprocess", "mos.testing", "mos.cli.flows",
                 "uvloop", "tomllib", "email"}

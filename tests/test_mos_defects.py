@@ -6,12 +6,13 @@ from pathlib import Path
 import dpkt
 import pytest
 from events import play
+from mos.tcp.reasm import Reassembler
+
 from mos import BYPASS, DETACH, DROP, RESET, Replace, UserEvent, derive, events, on
 from mos.errors import UsageError
 from mos.events import FlowEnd, FlowStart, PacketIn, StreamData
 from mos.nf import Chain
 from mos.run import Engine, Settings
-from mos.tcp.reasm import Reassembler
 from mos.testing import icmp_echo, merge, tcp, udp
 from mos.testing.conversation import START_NS
 

@@ -24,7 +24,7 @@ def test_narrowed_events_compare_by_what_they_say():
 
 def test_narrowing_many_times_costs_no_recursion():
     kind = StreamData
-    for i in range(3000):
+    for _ in range(3000):
         kind = kind.where("to_server")
     assert hash(kind) and kind == kind.parent.where("to_server") and len(repr(kind)) > 3000
 

@@ -22,7 +22,8 @@ def test_rows_hold_who_listens_nearest_first(subscriptions, reverse, chosen):
     for n, row in enumerate(rows):
         at, kind, up = n // 2 // len(LEAVES), n // 2 % len(LEAVES), n % 2
         wanted = {i for i in members if subscriptions[i].kind_mask >> kind & 1
-                  and (at in subscriptions[i].moments or (kind == CHANGE and at == RECEIVER and SENDER in subscriptions[i].moments))}
+                  and (at in subscriptions[i].moments
+                       or (kind == CHANGE and at == RECEIVER and SENDER in subscriptions[i].moments))}
         assert set(row) == wanted and len(row) == len(wanted)
         for a, b in zip(row, row[1:]):
             x, y = subscriptions[a], subscriptions[b]

@@ -2,13 +2,13 @@
 import struct
 
 from hosts import ACK, SYN, frame
-
-from mos.events import Event, on
 from mos.net.decode import checksum
 from packets import ether, ip4
 from packets import udp as datagram
 from test_rewrite import pseudo_sum
 from test_safe import Lane
+
+from mos.events import Event, on
 
 
 def vlan(raw, *ids):

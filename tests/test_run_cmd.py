@@ -101,8 +101,9 @@ def test_stats_have_their_keys(box, tmp_path, capsys):
     assert main(["run", box(COUNTER), "-r", str(FILE), f"--stats={stats}"]) == 0
     assert capsys.readouterr().err == ""
     c = counts(stats.read_text())
-    keys = ("packets_in", "packets_out", "forwarded", "dropped", "held", "consumed", "injected", "split", "bytes_in", "flows", "events",
-            "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes", "packets_per_cpu_second", "peak_flows", "flow_bytes")
+    keys = ("packets_in", "packets_out", "forwarded", "dropped", "held", "consumed", "injected", "split", "bytes_in", "flows",
+            "events", "seconds", "cpu_seconds", "peak_rss_bytes", "peak_anon_bytes", "packets_per_cpu_second",
+            "peak_flows", "flow_bytes")
     assert tuple(c)[:len(keys)] == keys
     assert (c["flows"], c["events"]["FlowStart"], c["events"]["FlowEnd"]) == (2, 2, 2)
     assert 1 << 20 < c["peak_anon_bytes"] <= c["peak_rss_bytes"]
@@ -147,7 +148,8 @@ def test_standard_input(box, pack):
 def test_standard_output_is_a_capture_and_prints_go_elsewhere(box, tmp_path):
     out = tmp_path / "out.pcap"
     with open(out, "wb") as f:
-        done = subprocess.run([*MOS, "run", box(COUNTER), "-r", FILE, "-w", "-", "-q"], stdout=f, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run([*MOS, "run", box(COUNTER), "-r", FILE, "-w", "-", "-q"],
+                              stdout=f, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "rules 100327\nrules 120327\nrules flows 2\n")
     assert frames(out) == frames(FILE)
 
@@ -191,7 +193,8 @@ def test_an_output_never_overwrites_an_input(box, words, tmp_path, capsys):
     for target in (str(capture), rules):
         assert main(["run", rules, "-r", str(capture), *words, target]) == 2
         assert "would overwrite what" in capsys.readouterr().err
-    assert main(["run", rules, "-r", str(capture), "-w", str(tmp_path / "o"), *words, str(tmp_path / "o")]) == (0 if words == ["-w"] else 2)
+    done = main(["run", rules, "-r", str(capture), "-w", str(tmp_path / "o"), *words, str(tmp_path / "o")])
+    assert done == (0 if words == ["-w"] else 2)
     assert capture.read_bytes() == FILE.read_bytes()
 
 
@@ -267,7 +270,8 @@ def test_exceptions_outside_packets(box, hook):
 
 
 def test_a_missing_file_of_a_box_is_one_line(box):
-    done = mos("run", box("from mos import NF\nclass A(NF):\n    def start(self, engine):\n        open('/nonexistent/rules.toml')\n"), "-r", FILE)
+    opens = box("from mos import NF\nclass A(NF):\n    def start(self, engine):\n        open('/nonexistent/rules.toml')\n")
+    done = mos("run", opens, "-r", FILE)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "cannot open /nonexistent/rules.toml" in done.stderr
 
@@ -348,7 +352,8 @@ def test_run_keys_of_a_chain_file(box, tmp_path, capsys):
     path.write_text(f'[run]\nread = "{FILE}"\nmax_flows = 1\nlimits = {{ segments = 3 }}\n[[nf]]\nuse = "rules.py"\n')
     assert main(["run", "-c", str(path), "--stats"]) == 0
     assert counts(capsys.readouterr().err)["ended"]["evicted"]
-    for line, expected in (("raed = 'x'", "did you mean read?"), ("max_flows = 'x'", "wrong type"), ("timeouts = { ESTABLISED = 3 }", "no time-out")):
+    for line, expected in (("raed = 'x'", "did you mean read?"), ("max_flows = 'x'", "wrong type"),
+                           ("timeouts = { ESTABLISED = 3 }", "no time-out")):
         path.write_text(f'[run]\n{line}\n[[nf]]\nuse = "rules.py"\n')
         assert main(["run", "-c", str(path), "-r", str(FILE)]) == 2
         assert expected in capsys.readouterr().err

@@ -43,7 +43,8 @@ BOTH = {
     "other bytes lose to delivered ones": (
         lambda: conn().send(b"abcdef", ack=False).overlap(4, b"XXXX", shift=1).ack(),
         ["StreamData > 0+6", "OverlapConflict > 1+4"] + OPEN),
-    "the urgent pointer leaves bytes in band": (lambda: conn().segment("client", b"abcdef", urg=3).ack(), ["StreamData > 0+6"] + OPEN),
+    "the urgent pointer leaves bytes in band": (lambda: conn().segment("client", b"abcdef", urg=3).ack(),
+                                                ["StreamData > 0+6"] + OPEN),
     "a keep-alive with one byte": (lambda: conn().send(b"ab").segment("client", b"X", offset=1).ack(),
                                    ["StreamData > 0+2", "OverlapConflict > 1+1"] + OPEN),
     "data on a RST is no stream data": (lambda: conn().send(b"a").segment("server", b"no reason", flags="RA"),

@@ -33,7 +33,8 @@ def test_one_broken_time_stamp_times_nobody_out():
 
 
 def test_a_confirmed_leap_is_time():
-    c = merge(tcp("10.0.0.1:1", "10.0.0.2:2", start_ns=HOUR), udp("10.0.0.3:3", "10.0.0.4:4", start_ns=9 * HOUR).send(b"a").send(b"b"))
+    c = merge(tcp("10.0.0.1:1", "10.0.0.2:2", start_ns=HOUR),
+              udp("10.0.0.3:3", "10.0.0.4:4", start_ns=9 * HOUR).send(b"a").send(b"b"))
     out, handler = gather(FlowEnd)
     run(Chain([handler]), c)
     assert [e.reason for e in out] == ["idle", "shutdown"]

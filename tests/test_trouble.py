@@ -1,5 +1,6 @@
 """Counters of troubled flows: each end's own, zero where nothing happened, and bounded evidence."""
 from events import play
+
 from mos import events
 from mos.testing import tcp
 

@@ -116,7 +116,8 @@ def test_a_dropped_packet_leaves_its_receiver_as_it_was(truth):
     assert engine.forwarded == [True, True, True, False, True, True, True, True, True]
     assert verdicts == [("DROP", 0, "once", 4)]
     assert offered == [(4, 0, b"abcdef", False, 1), (5, 0, b"abcdef", True, 1)]
-    assert [s for s in states if s[0] in (4, 5, 6)] == [(4, 0, "ESTABLISHED", 0), (5, 0, "ESTABLISHED", 0), (6, 6, "ESTABLISHED", 1)]
+    assert [s for s in states if s[0] in (4, 5, 6)] == [
+        (4, 0, "ESTABLISHED", 0), (5, 0, "ESTABLISHED", 0), (6, 6, "ESTABLISHED", 1)]
     assert told == [(5, b"abcdef")] and engine.value(hits) == 2
 
 
@@ -359,7 +360,8 @@ def test_a_ttl_is_rewritten_for_the_packet(tmp_path, six):
     _, out = written([box(answering(Rewrite(ttl=3), PacketIn, edits="header", where="to_server"))], c, tmp_path)
     ips = parsed(out)
     hops = [getattr(ip, "hlim", None) if six else ip.ttl for ip in ips]
-    assert {h for ip, h in zip(ips, hops) if ip.data.dport == 80} == {3} and 3 not in {h for ip, h in zip(ips, hops) if ip.data.sport == 80}
+    assert {h for ip, h in zip(ips, hops) if ip.data.dport == 80} == {3}
+    assert 3 not in {h for ip, h in zip(ips, hops) if ip.data.sport == 80}
     assert all(sums_are_right(ip) for ip in ips)
 
 

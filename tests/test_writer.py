@@ -157,4 +157,4 @@ def test_an_exception_is_not_hidden_by_the_writers_own():
     with pytest.raises(ZeroDivisionError):
         with Writer("/dev/full" if os.path.exists("/dev/full") else os.devnull) as writer:
             writer.put_packet(1, b"abc")
-            1 / 0
+            _ = 1 / 0

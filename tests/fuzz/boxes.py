@@ -2,7 +2,21 @@
 from mos import BYPASS, DETACH, DROP, DROP_FLOW, RESET, FlowVar, Replace, Rewrite
 from mos.errors import MosError
 from mos.events import (
-    Event, FlowEnd, FlowEvent, FlowStart, Orphan, PacketIn, StreamData, TcpEvent, TcpStateChange, Text, Timer, UserEvent, derive, on)
+    Event,
+    FlowEnd,
+    FlowEvent,
+    FlowStart,
+    Orphan,
+    PacketIn,
+    StreamData,
+    TcpEvent,
+    TcpStateChange,
+    Text,
+    Timer,
+    UserEvent,
+    derive,
+    on,
+)
 from mos.nf import NF
 
 PROPERTIES = {}

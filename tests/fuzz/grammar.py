@@ -12,8 +12,8 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 FLAGS = (SYN, SYN | ACK, ACK, PSH | ACK, FIN | ACK, FIN | PSH | ACK, RST, RST | ACK, PSH | ACK, PSH | ACK, PSH | ACK, PSH | ACK,
          ACK, ACK, ACK, PSH | ACK)
 WAITS = (1_000_000_000, 3_000_000_000, 12_000_000_000, 130_000_000_000, 301_000_000_000, 7_441_000_000_000, -5_000_000_000, 1)
-OPTIONS = (b"\2\4\5\xb4", b"\3\3\7", b"\3\3\x0f", b"\4\2", b"\1\1\x08\x0a", b"\5\x0a", b"\5\x22", b"\x08\x0a\0\0", b"\2\4", b"\x22\2",
-           b"\0\0", b"\3\0", b"\xfd\xff", b"\x13\x12", b"\2\4\0\0\3\3\0\4\2", b"\5\x12")
+OPTIONS = (b"\2\4\5\xb4", b"\3\3\7", b"\3\3\x0f", b"\4\2", b"\1\1\x08\x0a", b"\5\x0a", b"\5\x22",
+           b"\x08\x0a\0\0", b"\2\4", b"\x22\2", b"\0\0", b"\3\0", b"\xfd\xff", b"\x13\x12", b"\2\4\0\0\3\3\0\4\2", b"\5\x12")
 MAX_FRAMES = 400        # an input is to take milliseconds
 
 

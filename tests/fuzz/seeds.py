@@ -13,26 +13,31 @@ OPEN = bytes((SYN, SERVER | SYN_ACK, ACK))
 CLOSE = bytes((FIN, SERVER | FIN, ACK))
 
 FILTERS = ["tcp and server_port == 23 and not client in 10.0.0.0/8", "syn && !(ack) || payload_length > 1k", "true", "not false",
-           "server_port in {22, 80, 1000..2000, 1k..2k}", "client in fd00::/8 or client == 10.0.0.1", "reason == idle", "old == 'SYN_SENT'",
-           "cause in {window, rst}", "client_bytes >= server_bytes", "offset < 0x1f and length != 1e6", "src == client", "to_server",
-           "count > -5 and ratio <= 2.5 and who in 10.0.0.0/8", "time > 1700000000000000000", "flow_id == 1 and window < 4G", "side == client"]
+           "server_port in {22, 80, 1000..2000, 1k..2k}", "client in fd00::/8 or client == 10.0.0.1", "reason == idle",
+           "old == 'SYN_SENT'", "cause in {window, rst}", "client_bytes >= server_bytes", "offset < 0x1f and length != 1e6",
+           "src == client", "to_server", "count > -5 and ratio <= 2.5 and who in 10.0.0.0/8", "time > 1700000000000000000",
+           "flow_id == 1 and window < 4G", "side == client"]
 
 
 def stacks():
     """(two bytes of settings, wire, choices)."""
     wires = {
         "plain": OPEN + bytes((DATA, 40, SERVER | DATA, 60, ACK)) + CLOSE,
-        "holes": OPEN + bytes((HOLE, 10, 20, HOLE, 50, 20, DATA, 10, SERVER | ACK, AGAIN, 20, 60, OTHER, 30, 25, SERVER | ACK)) + CLOSE,
+        "holes": OPEN + bytes((HOLE, 10, 20, HOLE, 50, 20, DATA, 10, SERVER | ACK, AGAIN, 20, 60,
+                               OTHER, 30, 25, SERVER | ACK)) + CLOSE,
         "long": OPEN + bytes((LONG, LONG, LONG, SERVER | ACK, SERVER | LONG, ACK)) + CLOSE,
         "six": bytes(V6 | b for b in OPEN) + bytes((V6 | DATA, 9, V6 | SERVER | DATA, 8, V6 | RST)),
         "vlan": bytes(VLAN | b for b in OPEN) + bytes((VLAN | DATA, 9, VLAN | DATA_FIN, 8)),
         "midstream": bytes((DATA, 30, SERVER | DATA, 30, DATA, 9, FIN)),
-        "options": bytes((OPTS, 3, 0, 1, 3, OPTS | SERVER | SYN_ACK, 3, 0, 1, 3, OPTS | ACK, 0x85, OPTS | DATA, 0x85, 44, OPTS | SERVER | DATA, 0x82, 9)),
+        "options": bytes((OPTS, 3, 0, 1, 3, OPTS | SERVER | SYN_ACK, 3, 0, 1, 3, OPTS | ACK, 0x85,
+                          OPTS | DATA, 0x85, 44, OPTS | SERVER | DATA, 0x82, 9)),
         "reopen": OPEN + bytes((DATA, 9)) + CLOSE + bytes((SYN, 0, SERVER | SYN_ACK, ACK, DATA, 9, RST)),
         "fragments": OPEN + bytes((ABOUT | 8, 1, DATA, 90, ABOUT | 9, 2, SERVER | DATA, 99)),
         "datagrams": OPEN + bytes((DGRAM, 20)) + bytes(20) + bytes((DGRAM | 2, 0, DGRAM | 12, 0, DGRAM | 7, 8)) + bytes(8),
-        "waits": OPEN + bytes((DATA, 9, ABOUT | 2, HOLE, 9, 9, ABOUT | 0, SERVER | 13, 30, ABOUT | 4, DATA, 2, ABOUT | 5, DATA, 1, ABOUT | 6, ACK)),
-        "odd": OPEN + bytes((14, 16, 0xff, 0, 0, 9, 0, 0, 40, 15, 0x7f, 0, 0, 0, 9, 13, 200, SERVER | 13, 200, RST, SERVER | 7, ABOUT | 12)),
+        "waits": OPEN + bytes((DATA, 9, ABOUT | 2, HOLE, 9, 9, ABOUT | 0, SERVER | 13, 30,
+                               ABOUT | 4, DATA, 2, ABOUT | 5, DATA, 1, ABOUT | 6, ACK)),
+        "odd": OPEN + bytes((14, 16, 0xff, 0, 0, 9, 0, 0, 40, 15, 0x7f, 0, 0, 0, 9,
+                             13, 200, SERVER | 13, 200, RST, SERVER | 7, ABOUT | 12)),
         "broken": OPEN + bytes((ABOUT | 10, 30, DATA, 60, ABOUT | 11, DATA, 7, ABOUT | 28)),
     }
     for n, (name, wire) in enumerate(wires.items()):

@@ -6,14 +6,14 @@ from pathlib import Path
 from fuzz import watch
 from fuzz.boxes import Bystander, Choices, Chooser
 from fuzz.grammar import Reader, capture
+from mos.events.filtervm import Filter, Insn
+from mos.net.bpf import run_code
+from mos.net.decode import OVERLAPS, TUNNELS, Decoder
 
 from mos.errors import CaptureError, FilterError, VerdictError
 from mos.events.filter import compile_filter
 from mos.events.filter.names import Layout, RecordField
-from mos.events.filtervm import Filter, Insn
 from mos.io.source import open_source
-from mos.net.bpf import run_code
-from mos.net.decode import OVERLAPS, TUNNELS, Decoder
 from mos.tcp.policies import POLICIES
 
 LINKTYPES = (1, 1, 1, 101, 228, 229, 0, 108, 113, 276, 9, 50, 51, 104, 105, 127, 119, 163, 204, 12, 147)
@@ -98,7 +98,8 @@ def fragments(data):
 def fragment(six, ident, at, data, more):
     if six:
         data = struct.pack("!BBHI", 17, 0, at << 3 | more, ident) + data
-        return bytes(12) + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(data), 44, 64) + bytes(15) + b"\1" + bytes(15) + b"\2" + data
+        return (bytes(12) + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(data), 44, 64)
+                + bytes(15) + b"\1" + bytes(15) + b"\2" + data)
     head = struct.pack("!BBHHHBBHII", 0x45, 0, 20 + len(data), ident, more << 13 | at, 64, 17, 0, 1, 2)
     return bytes(12) + b"\x08\0" + head + data
 
@@ -151,8 +152,8 @@ def filter_programs(data):
     watch.run(io.BytesIO(capture(SCENES[packets])), ask)
 
 
-SCENES = (bytes((0, 0x11, 2, 3, 9, 0x13, 5, 4, 0x14)), bytes((0x20, 0x31, 0x22, 0x23, 40, 0xa0, 5)), bytes((0xa6, 5, 0xa1, 7, 0xe0, 9)),
-          bytes((3, 50, 0xc8, 2, 3, 200, 6)))
+SCENES = (bytes((0, 0x11, 2, 3, 9, 0x13, 5, 4, 0x14)), bytes((0x20, 0x31, 0x22, 0x23, 40, 0xa0, 5)),
+          bytes((0xa6, 5, 0xa1, 7, 0xe0, 9)), bytes((3, 50, 0xc8, 2, 3, 200, 6)))
 
 
 def bpf(data):

@@ -126,7 +126,8 @@ class Totals:
                 for v6 in (False, True) if self.bytes["whole", behind, v6] < max(1, self.read[v6])]
 
     def print(self):
-        print(f"judge: {self.seeds} seeds, {self.failed} failed; {sum(self.faults['seen'])} segments in, {sum(self.faults['sent'])} out")
+        print(f"judge: {self.seeds} seeds, {self.failed} failed; "
+              f"{sum(self.faults['seen'])} segments in, {sum(self.faults['sent'])} out")
         print("judge: " + ", ".join(f"{what} {sum(self.faults[what])}" for what in FAULTS))
         print(f"judge: programs read IPv4 {self.read[False]} and IPv6 {self.read[True]} bytes")
         for view, where in (("whole", "capture"), ("skewed", "capture from two queues"), ("thinned", "capture with losses")):
@@ -201,7 +202,8 @@ def main():
     parser.add_argument("--seed", type=int, help="this one only")
     parser.add_argument("--bytes", type=int, default=2_000_000, help="per seed, both directions of all connections together")
     parser.add_argument("--keep", type=Path, default=HERE.parent.parent / "build", help="where captures of failed seeds go")
-    parser.add_argument("--checksum", choices=("verify", "auto", "off"), default="verify", help="off: must fail, or the judge sleeps")
+    parser.add_argument("--checksum", choices=("verify", "auto", "off"), default="verify",
+                        help="off: must fail, or the judge sleeps")
     parser.add_argument("--imperfect", action="store_true", help="also look at the captures with losses, and as from two queues")
     parser.add_argument("--check", type=Path, metavar="DIRECTORY", help="judge captures that were kept")
     options = parser.parse_args()

@@ -112,7 +112,8 @@ def faults(seed):
     """What the relay does in this seed, per mille."""
     rng = Random(f"faults {seed}")
     hard = rng.choice((0.3, 1, 1, 2))
-    most = {"drop": 30, "corrupt": 15, "split": 150, "coalesce": 150, "late": 80, "twice": 40, "stale": 20, "forge": 20, "reset": 20}
+    most = {"drop": 30, "corrupt": 15, "split": 150, "coalesce": 150, "late": 80, "twice": 40,
+            "stale": 20, "forge": 20, "reset": 20}
     return {what: max(2, round(hard * rng.uniform(0.2, 1) * top)) for what, top in most.items()}
 
 

@@ -40,7 +40,8 @@ class Host:
     """A namespace, kept by a process that ends when this one does."""
 
     def __init__(self, name):
-        self.keeper = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.keeper = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec cat"],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.keeper.stdout.readline()
         self.name, self.pid = name, self.keeper.pid
         self.enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net"]

@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 HEAD = """# One row for each capture. Written by tests/record/index.py. `events` are counts that a run of `chain` must give, and
-# may be added to by hand; where other ICMP than echo occurs, FlowStart and FlowEnd by shutdown are left open. `flows`, `tshark` and `stream`
+# may be added to by hand; where other ICMP than echo occurs, FlowStart and FlowEnd by shutdown are left open. \
+`flows`, `tshark` and `stream`
 # are tshark's view: a stream is there if its receiver got and acknowledged all of it.
 """
 ANALYSIS = ("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order", "lost_segment", "duplicate_ack",
@@ -178,8 +179,8 @@ def write_index(folder, table):
 
 
 def write_readme(folder, table):
-    text = ["# Captures\n\nRecorded by this project between real programs in network namespaces. Addresses are from 10.77.0.0/16 and "
-            "fd77::/64,\nnames from example.test; ARP, neighbour discovery and multicast group reports are there too. Whole "
+    text = ["# Captures\n\nRecorded by this project between real programs in network namespaces. Addresses are from 10.77.0.0/16 "
+            "and fd77::/64,\nnames from example.test; ARP, neighbour discovery and multicast group reports are there too. Whole "
             "frames, nanosecond\ntimes, no offloads. `python tests/record/record.py [name ...]` records them again, as root; "
             "index.toml says what must come\nout of each.\n\n"
             "| file | packets | bytes | shows | recorded with | try |\n|---|--:|--:|---|---|---|\n"]

@@ -3,8 +3,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from net import HERE, direct, over_trunk, through_relay
 

@@ -115,8 +115,8 @@ cdef struct target_t:       # hosts whose address & mask == net overlap by `poli
     uint8_t policy
 
 cdef enum:                  # who makes room in a full table
-    FULL_EMBRYONIC = 0      # the oldest flow without a handshake, else the one idle for longest
-    FULL_LRU = 1            # the one idle for longest
+    FULL_EMBRYONIC = 0      # the oldest flow without a handshake, else the oldest not used of late
+    FULL_LRU = 1            # the oldest not used of late, with a handshake or without
     FULL_REFUSE = 2         # nobody: the new flow is not tracked, and counted
 
 cdef class Core:

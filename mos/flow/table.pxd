@@ -117,11 +117,6 @@ cdef inline flow_t *table_next(const table_t *t, const flow_t *f) noexcept nogil
         slot = t.oldest[1]
     return NULL if slot == NIL else table_at(t, slot)
 
-cdef inline void requeue(table_t *t, flow_t *f, int which, int to) noexcept nogil:
-    lru_unlink(t, f, which)
-    lru_append(t, f, to)
-    f.queued = QUEUE_OTHERS if to else 0
-
 cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
     """Whom to evict of the embryonic flows (0) or the others (1): the first not used since it was queued. NULL: there is none.
 
@@ -132,9 +127,14 @@ cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
     while t.oldest[which] != NIL:
         f = table_at(t, t.oldest[which])
         if which == 0 and not f.flags & FLOW_EMBRYONIC:
-            requeue(t, f, 0, 1)
+            lru_unlink(t, f, 0)
+            lru_append(t, f, 1)
+            f.queued |= QUEUE_OTHERS    # with its chance: all who were queued before it may come at the same time
         elif f.queued & QUEUE_USED:
-            requeue(t, f, which, which)
+            f.queued &= ~QUEUE_USED
+            if f.lru_next != NIL:
+                lru_unlink(t, f, which)
+                lru_append(t, f, which)
         else:
             return f
     return NULL

@@ -7,7 +7,7 @@ from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
-from mos.events.bus cimport MOS_DROP, MOS_HOLD, WANTS_BYTES, bus_event
+from mos.events.bus cimport MOS_HOLD, WANTS_BYTES, bus_event
 from mos.events.kinds cimport (
     CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW,
     KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
@@ -25,7 +25,7 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_parked, reasm_probe,
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe,
     reasm_probe_again, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (

@@ -3,7 +3,7 @@
 A handler set is an interned, immutable table of rows (moment, kind, direction); a flow holds just its number. Attaching
 and detaching move the flow from set to set, so memory grows with distinct sets, not with flows.
 """
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run

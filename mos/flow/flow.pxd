@@ -31,6 +31,8 @@ cdef enum:              # flow_t.flags
 cdef enum:              # flow_t.queued
     QUEUE_OTHERS = 1        # it stands in the queue of flows that are not embryonic
     QUEUE_USED = 2          # it had a packet since it came there
+
+cdef enum:
     FLOW_HOT = 320          # bytes of a flow that its next packet will need
 
 cdef enum:              # end_t.flags

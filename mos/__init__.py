@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from mos.events.user import Blob, Ip, Text, UserEvent
     from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
     from mos.nf import NF, Chain, Native, option
+    from mos.box import Box
     from mos.run import Capture, Engine, Settings
     from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
+    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "every", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
 ]
 
 
 # Where each public name lives. A module is imported when one of its names is first used: `mos --help` and most middleboxes
 # need few of them, and all together take ten times as long as Python itself.
 _HOMES = {
+    "mos.box": ("Box",),
     "mos.errors": ("CaptureError", "ChainError", "FilterError", "HandlerError", "MosError", "StaleEvent", "StaleFlow", "UsageError",
                    "VerdictError"),
     "mos.events.filter": ("Filter", "compile_filter"),
@@ -65,3 +67,14 @@ def open(what, **settings):     # noqa: A001 - named as in `mos.open("x.pcap")`
     """A capture to walk in Python: `for ev in mos.open("x.pcap").events(FlowEnd): …`. `settings` as in `Settings`."""
     from mos.run import Capture
     return Capture(what, **settings)
+
+
+def inline(what, chain=(), **options):
+    """A chain between two interfaces in an asyncio program: `async with mos.inline("eth1:eth2", chain) as box:`.
+
+    what: "A:B" bridges, "A" taps, as `mos run -i`. chain: a `Chain`, a middlebox, or a list of them; frames pass all of them.
+    options: thread=True runs the stack in a thread of its own, otherwise the loop runs one batch at a time; queue=1024 events
+    that a reader may be behind; record, log, write, on_error, on_notice as of `Engine`; all others as of `Settings`.
+    """
+    from mos.box import Box
+    return Box(what, chain, **options)

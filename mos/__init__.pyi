@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from os import PathLike
 from types import ModuleType, TracebackType
 from typing import IO, Any, Literal, TypeVar
@@ -31,10 +31,10 @@ from mos.state.kinds import Table as Table
 
 __version__: str
 __all__ = [
-    "BYPASS", "Blob", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
+    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
     "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
     "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "every", "on", "open", "option",
+    "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
 ]
 
 _T = TypeVar("_T")
@@ -136,3 +136,19 @@ class Capture:
     def run(self, *nfs: _Box, **kwargs: Any) -> Engine: ...
 
 def open(what: _Packets, **settings: Any) -> Capture: ...
+
+class Box:
+    engine: Engine
+    def __init__(self, what: str | Any, chain: Chain | _Box | Iterable[_Box] = (), *, thread: bool = False, queue: int = 1024,
+                 record: str | PathLike[str] | None = None, **options: Any) -> None: ...
+    def events(self, *kinds: type[Event] | Narrowed[Any], where: str | Callable[[Any], object] | None = None, at: str = "sender",
+               queue: int | None = None) -> AsyncIterator[Any]: ...
+    async def __aenter__(self) -> Box: ...
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None: ...
+    async def call(self, function: Callable[..., _T], *args: Any) -> _T: ...
+    async def stats(self) -> dict[str, Any]: ...
+    def stop(self) -> None: ...
+    async def wait(self) -> None: ...
+
+def inline(what: str | Any, chain: Chain | _Box | Iterable[_Box] = (), *, thread: bool = False, queue: int = 1024,
+           record: str | PathLike[str] | None = None, **options: Any) -> Box: ...

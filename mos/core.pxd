@@ -6,6 +6,7 @@ from mos.events.bus cimport Bus, answer_t
 from mos.events.ring cimport event_t, ring_t
 from mos.flow.flow cimport end_t, flow_t, timer_node_t
 from mos.flow.table cimport FlowTable, table_t
+from mos.flow.view cimport Flow
 from mos.flow.wheel cimport Wheel, wheel_t
 from mos.io.port cimport Port
 from mos.io.writer cimport Writer
@@ -184,7 +185,10 @@ cdef class Core:
     cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil
     cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil
     cdef int set_targets(self, targets) except -1
+    cdef unsigned long thread   # that runs the stack; 0: none has yet
     cpdef int outside(self) except -1
+    cdef flow_t *alive(self, Flow flow) except NULL
+    cdef int here(self) except -1
     cdef void cap_reached(self, int cause) noexcept nogil
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept

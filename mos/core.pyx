@@ -4,6 +4,7 @@ from libc.string cimport memcpy, memset
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.pythread cimport PyThread_get_thread_ident
 from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
@@ -94,10 +95,33 @@ cdef class Core:
         """Stop after the packet in hand."""
         self.stop = 1
 
+    @property
+    def halted(self):
+        """The run is to stop, or has."""
+        return bool(self.stop)
+
+    @property
+    def due(self):
+        """When a timer fires next, ns since 1970; 2**63 - 1: none is set."""
+        return min(self.idle.next_due, self.timers.next_due)
+
     cpdef int outside(self) except -1:
         """Raise MosError if a handler is being asked: the packet in hand comes first."""
         if self.bus.asking >= 0:
             raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended when it has returned")
+        self.thread = PyThread_get_thread_ident()
+        return 0
+
+    cdef flow_t *alive(self, Flow flow) except NULL:
+        """The record of a live flow, for the thread that runs the stack: it changes flows without the GIL."""
+        self.here()
+        if flow.f == NULL:
+            raise StaleFlow(f"flow {flow.id} has ended: only its id and addresses are left")
+        return flow.f
+
+    cdef int here(self) except -1:
+        if self.thread and self.thread != PyThread_get_thread_ident():
+            raise MosError("the stack runs in another thread: `await box.call(function)` runs a function there")
         return 0
 
     def raised_first(self, name, what, packet, exc):
@@ -107,16 +131,16 @@ cdef class Core:
 
     def flow_attach(self, Flow flow, fn):
         """Attach a handler marked `attached=False` to one flow, from its next event on; False: there are too many sets."""
-        return self.bus.attach_flow(<size_t>alive(flow), fn, True)
+        return self.bus.attach_flow(<size_t>self.alive(flow), fn, True)
 
     def flow_detach(self, Flow flow, fn):
         """Take a handler off one flow, from its next event on; False: there are too many sets."""
-        return self.bus.attach_flow(<size_t>alive(flow), fn, False)
+        return self.bus.attach_flow(<size_t>self.alive(flow), fn, False)
 
     def flow_timer(self, Flow flow, seconds, value=None, every=False):
         """Set a timer for a flow (None: for no flow), in packet time; its handle, or None if there are too many."""
         cdef user_timer_t *t
-        cdef flow_t *f = alive(flow) if flow is not None else NULL
+        cdef flow_t *f = self.alive(flow) if flow is not None else NULL
         cdef int64_t ns = int(seconds * 1e9) if 0 <= seconds < MAX_SECONDS else -1
         cdef trouble_t *home
         if ns < 0 or (every and ns == 0):
@@ -147,6 +171,7 @@ cdef class Core:
 
     def cancel_timer(self, handle):
         """Cancel a timer; True if it was still set."""
+        self.here()
         address = self.timer_table.get(handle)
         if address is None:
             return False
@@ -172,7 +197,7 @@ cdef class Core:
 
     def flow_verdict(self, Flow flow, verdict):
         """DROP_FLOW or RESET outside a handler's answer: holds from the flow's next packet on."""
-        cdef flow_t *f = alive(flow)
+        cdef flow_t *f = self.alive(flow)
         if verdict.name not in ("DROP_FLOW", "RESET"):
             raise UsageError(f"{verdict!r} cannot be given to a flow: DROP_FLOW or RESET can")
         f.spare = <uint8_t>self.bus.handlers[self.bus.asking].position if self.bus.asking >= 0 else NOBODY
@@ -217,7 +242,7 @@ cdef class Core:
 
     def flow_overlap(self, Flow flow, name):
         """Another overlap policy for both directions of a flow; only before its first byte."""
-        cdef flow_t *f = alive(flow)
+        cdef flow_t *f = self.alive(flow)
         cdef int number = index(name)
         if f.end[0].offset or f.end[1].offset:
             raise UsageError(f"{flow}: bytes were delivered already; set the overlap policy in FlowStart")
@@ -229,7 +254,7 @@ cdef class Core:
 
     def flow_trouble(self, Flow flow, int side):
         """Rare counters of what one end sent, as a dict."""
-        cdef flow_t *f = alive(flow)
+        cdef flow_t *f = self.alive(flow)
         cdef trouble_t *t = <trouble_t *>f.extra
         names = ("retransmitted_packets", "retransmitted_bytes", "conflict_bytes", "gap_bytes", "out_of_order",
                  "duplicate_acks", "zero_windows", "refused")
@@ -248,6 +273,7 @@ cdef class Core:
         cdef uint8_t[32] addr
         cdef const alias_t *via = NULL
         cdef flow_t *f
+        self.here()
         ends = [ipaddress.ip_address(x) for x in (a, b)]
         memset(&like, 0, sizeof(like))
         like.ipver = ends[0].version
@@ -260,8 +286,10 @@ cdef class Core:
 
     def live_flows(self):
         """A `Flow` for each flow in the table, the one idle for longest first."""
-        cdef flow_t **all = table_by_age(self.table)
+        cdef flow_t **all
         cdef size_t i = 0
+        self.here()
+        all = table_by_age(self.table)
         if all == NULL:
             raise MemoryError("no memory for a list of all flows")
         found = []
@@ -420,12 +448,6 @@ cdef class Core:
         except BaseException as exc:
             self.bus.error = exc
             self.bus.failed = 1
-
-
-cdef flow_t *alive(Flow flow) except NULL:
-    if flow.f == NULL:
-        raise StaleFlow(f"flow {flow.id} has ended: only its id and addresses are left")
-    return flow.f
 
 
 cdef int put_address(uint8_t *to, text, int ipver) except -1:

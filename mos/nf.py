@@ -88,6 +88,7 @@ class Subscription:
     on: str = ""
     owner: Any = None       # keeps what a capsule points at
     tick: Any = None        # value of the timer that calls it, of an `every`
+    asynchronous: bool = False      # `function` is a coroutine function: it is told copies, on an event loop
 
 
 class NF:
@@ -312,6 +313,7 @@ class Chain:
     def _marked(self, position, nf, mark, fn):
         name = f"{self.names[position]}.{fn.__name__}"
         tick = Tick(mark.every) if mark.every else None
+        later = inspect.iscoroutinefunction(fn)
         event = mark.target if tick is None else mark.event.where(lambda ev: ev.value is tick)
         root = event.root if isinstance(event, Narrowed) else event
         predicates = event.predicates if isinstance(event, Narrowed) else ()
@@ -324,9 +326,9 @@ class Chain:
             function=fn, name=name, position=position, kind_mask=0 if user else root.kind_mask, moments=MOMENTS[mark.at],
             root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
-            priority=mark.priority, observe=mark.observe or nf.observe, answers=user or takes_answers(root, mark.at),
-            attached=mark.attached, edits=EDITS[mark.edits], policy=nf.on_error, on=root.__name__,
-            tick=tick)
+            priority=mark.priority, observe=mark.observe or nf.observe or later,
+            answers=not later and (user or takes_answers(root, mark.at)), attached=mark.attached, edits=EDITS[mark.edits],
+            policy=nf.on_error, on=root.__name__, tick=tick, asynchronous=later)
 
     def _native(self, position, nf, native):
         name = f"{self.names[position]}.{native.name}"

@@ -120,7 +120,7 @@ class Engine:
     """
 
     def __init__(self, chain, settings=None, *, log=None, write=None, record=None, on_tick=None, on_verdict=None, on_notice=None,
-                 on_error=None, **kwargs):
+                 on_error=None, observers=None, **kwargs):
         self.chain = chain if isinstance(chain, Chain) else Chain(*(chain if isinstance(chain, (list, tuple)) else [chain]))
         self.settings = settings or Settings(**kwargs)
         s = self.settings
@@ -135,6 +135,9 @@ class Engine:
         subscriptions = list(self.chain.subscriptions)
         if s.raise_errors:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
+        self.observers = observers
+        if any(sub.asynchronous for sub in subscriptions):
+            subscriptions = self._observe(subscriptions, on_error)
         if self.log is not None:
             subscriptions += log_subscriptions(self.log, len(self.chain.nfs))
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names),
@@ -160,6 +163,18 @@ class Engine:
                 nf.start(self)
         for tick in [s.tick for s in subscriptions if s.tick is not None]:
             self.stack.flow_timer(None, tick.seconds, tick, every=True)
+
+    def _observe(self, subscriptions, on_error):
+        """Put queues in the places of async handlers; without a loop of the caller's one runs in a thread, until the engine closes."""
+        from mos.observe import Background      # asyncio takes longer to load than all of mos
+        own = self.observers is None
+        if own:
+            self.observers = Background(on_error, lambda error: self.halt())
+        out = [replace(sub, function=self.observers.observe(sub.name, sub.function, sub.policy == "raise")) if sub.asynchronous else sub
+               for sub in subscriptions]
+        if own:
+            self.observers.start()
+        return out
 
     def __enter__(self):
         return self
@@ -194,8 +209,21 @@ class Engine:
         finally:
             self.seconds += time.perf_counter() - wall
             self.cpu_seconds += time.process_time() - cpu
+        if self.observers is not None:
+            self.observers.check()
         self.source.check()
         return self
+
+    def step(self, port):
+        """One batch from a port that does not wait, for callers who wait by themselves: how many packets and ticks, 0 or less at
+        the end. Raises like `run`. Call `tick` now and then."""
+        self.source = port
+        with self.slots:
+            return self.stack.run_batch(port)
+
+    def tick(self):
+        """Look after interfaces and memory, and call `on_tick`, as `run` does by itself."""
+        self._tick(self.stack.packets)
 
     def halt(self):
         """Stop after the packet in hand; `run` then returns. May be called from a signal handler."""
@@ -210,6 +238,8 @@ class Engine:
         try:
             self.end_flows()
             self.stop_nfs()
+            if self.observers is not None:
+                self.observers.finish()
         finally:
             self._release()
 
@@ -244,6 +274,8 @@ class Engine:
 
     def _release(self):
         self.stack.shut()
+        if self.observers is not None:
+            self.observers.stop()
         if self.log is not None:
             self.log.close()
         for writer in (self.writer, self.recorder):
@@ -317,6 +349,8 @@ class Engine:
                 "peak_flows": table["peak"], "flow_bytes": self._flow_bytes(table, c["reassembly"]["peak"])}
         if self.source is not None and self.source.live:
             out["ports"] = self.source.stats()
+        if self.observers is not None:
+            out["observers"] = self.observers.counters()
         rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters(),
                                                               "stores": self.slots.store_counters()}
         return out | rest

@@ -29,6 +29,7 @@ def check(chain, path, write=None):
     """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them."""
     reasons = [reason for reason in map(worker_refusal, chain.declarations()) if reason]
     reasons += [f"{s.name} is called at intervals, which each worker would do" for s in chain.subscriptions if s.tick is not None]
+    reasons += [f"{s.name} is async, and its loop stays in one process" for s in chain.subscriptions if s.asynchronous]
     if write:
         reasons.append("-w writes packets in the order of one stack")
     if path == "-" or (os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)):

@@ -59,6 +59,10 @@ async def _async(ev):
     pass
 
 
+async def _async_generator(ev):
+    yield 1
+
+
 def _generator(ev):
     yield 1
 
@@ -80,7 +84,9 @@ def _generator(ev):
     (lambda: on(FlowEnd, at="acked"), "for stream events"), (lambda: on(FlowEvent, at="acked"), "for stream events"),
     (lambda: on(Beacon, at="acked"), "for stream events"),
     (lambda: on(FlowEnd)(3), "marks a function"), (lambda: on(FlowEnd)(dict), "marks a function"),
-    (lambda: on(FlowEnd)(_async), "is async"),
+    (lambda: on(FlowStart, edits="header")(_async), "is async, so it observes copies, .*leave out edits"),
+    (lambda: on(FlowStart, attached=False)(_async), "leave out attached"), (lambda: on(FlowEnd)(_async_generator), "is async and yields"),
+    (lambda: derive(Beacon, on=FlowEnd)(_async), "is async and yields"),
     (lambda: on(FlowEnd)(_generator), "@derive publishes"), (lambda: on(FlowEnd)(lambda: 1), "must take the event"),
     (lambda: on(FlowEnd)(lambda a, b, c: 1), "must take the event"), (lambda: on(FlowEnd)([].append), "cannot be marked"),
     (lambda: derive(FlowEnd, on=FlowEnd), "derived from UserEvent"),

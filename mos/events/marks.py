@@ -69,6 +69,7 @@ def on(kind: "type[E] | Narrowed[E]", where: "Predicate | None" = None, at: str 
     the order they are written. attached=False: only for flows given to `flow.attach`. edits: "header", "same_length" or
     "resize", the most the handler may do to a packet. holds: it may answer Hold. observe: it sees packets that an earlier
     middlebox dropped, and answers nothing.
+    An `async def` observes: it is told copies, one after the other, on an event loop, and no packet waits for it.
     Raises UsageError at once for what can be seen to be wrong here; the filter is compiled when the chain is built.
     """
     _refuse_unknown("on", unknown, _ON)
@@ -87,6 +88,9 @@ def on(kind: "type[E] | Narrowed[E]", where: "Predicate | None" = None, at: str 
 
     def marker(fn: Any) -> Any:
         _check_function("on", fn)
+        if inspect.iscoroutinefunction(fn) and (edits or holds or not attached):
+            raise UsageError(f"@on: {_called(fn)} is async, so it observes copies, of every flow, later: "
+                             f"leave out {'edits' if edits else 'holds' if holds else 'attached'}, or use a plain def")
         if inspect.isgeneratorfunction(fn):
             raise UsageError(f"@on: {_called(fn)} yields, so its body would never run; @derive publishes what it yields")
         return _append(fn, mark)
@@ -205,8 +209,8 @@ def _check_combination(mark: Mark) -> None:
 def _check_function(decorator: str, fn: Any) -> None:
     if not callable(fn) or isinstance(fn, type):
         raise UsageError(f"@{decorator} marks a function, not {fn!r}")
-    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise UsageError(f"@{decorator}: {_called(fn)} is async, but a packet waits for its handlers; use a plain def")
+    if inspect.isasyncgenfunction(fn) or (inspect.iscoroutinefunction(fn) and decorator == "derive"):
+        raise UsageError(f"@{decorator}: {_called(fn)} is async and yields, but a packet waits for what is published; use a plain def")
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):     # compiled without a signature

@@ -16,6 +16,7 @@ from mos.io.ring cimport (
     poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec,
     tpacket2_hdr, virtio_net_hdr)
 
+import contextlib
 import select
 
 from mos.errors import UsageError
@@ -202,9 +203,9 @@ cdef class Live(Port):
             if left < NEAR:         # our clock stands while nothing comes, by a tick at most
                 left = max(self.due - real_time(), <int64_t>0)
             left = left // 1000000 + (left > 0)
-            for i in range(self.sides):
-                fds[i].fd, fds[i].events, fds[i].revents = self.side[i].rx, POLLIN, 0
-            ready = poll(fds, self.sides, <int>min(left, <int64_t>TICK_MS))
+        for i in range(self.sides):
+            fds[i].fd, fds[i].events, fds[i].revents = self.side[i].rx, POLLIN, 0
+        ready = poll(fds, self.sides, <int>min(left, <int64_t>TICK_MS) if self.wait else 0)
         for i in range(self.sides if ready > 0 else 0):
             if fds[i].revents & POLLERR and self.side[i].rx >= 0:
                 getsockopt(self.side[i].rx, SOL_SOCKET, SO_ERROR, &self.side[i].error, &size)
@@ -319,19 +320,23 @@ cdef class Live(Port):
                 except UsageError as e:
                     text = str(e)
             said.append(text)
-        if said and self.poller is not None:
-            self.poller.close()
-            self.poller = None
+        if self.poller is not None:
+            self.enlist()
         return said
+
+    def enlist(self):
+        """Have the poller know all sockets; those that were closed have left it."""
+        for sockets in self.sockets:
+            if sockets is not None:
+                with contextlib.suppress(FileExistsError):
+                    self.poller.register(sockets.rx.fileno(), select.EPOLLIN)
 
     @property
     def fd(self):
-        """A descriptor that is readable when packets have come. After `look` has told something it is another one."""
+        """A descriptor that is readable when packets have come."""
         if self.poller is None:
             self.poller = select.epoll()
-            for sockets in self.sockets:
-                if sockets is not None:
-                    self.poller.register(sockets.rx.fileno(), select.EPOLLIN)
+            self.enlist()
         return self.poller.fileno()
 
     @property

@@ -175,7 +175,7 @@ class Box:
         return self.runner is not None and not self.over
 
     async def call(self, function, *args):
-        """Run a function where the stack runs, between two packets; what it returns. There it may ask flows for whatever handlers may."""
+        """Run a function where the stack runs, between two packets; what it returns. It may ask flows for whatever handlers may."""
         if not self.threaded:
             return function(*args)
         answer = self.loop.create_future()

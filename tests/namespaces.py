@@ -105,14 +105,14 @@ class Bed:
 class Running:
     """`mos run WORDS` in the box's namespace, once it runs; `stop` ends it and gives its counters."""
 
-    def __init__(self, bed, *words, interfaces="m0:m1", cwd=None):
+    def __init__(self, bed, *words, interfaces="m0:m1", cwd=None, before=(), python=sys.executable):
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
-        self.process = bed.box.start(*MOS, "run", *words, "-i", interfaces, "--stats", env=env, cwd=cwd)
+        self.process = bed.box.start(*before, python, *MOS[1:], "run", *words, "-i", interfaces, "--stats", env=env, cwd=cwd)
         self.said = []
         self.ready = threading.Event()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
-        if not self.ready.wait(30) or self.process.poll() is not None:
+        if not self.ready.wait(30) or not self.hears("running ", 0):
             self.process.kill()
             self.reader.join()
             raise AssertionError("".join(self.said))
@@ -127,11 +127,11 @@ class Running:
     def hears(self, text, seconds=20):
         """Wait until it says so on standard error."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if any(text in line for line in self.said):
-                return True
+        while not any(text in line for line in self.said):
+            if time.monotonic() >= end:
+                return False
             time.sleep(0.02)
-        return False
+        return True
 
     def stop(self, how=signal.SIGTERM):
         """Counters, after a stop in good order."""

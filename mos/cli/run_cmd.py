@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 
-from mos.cli.load import load_chain, near
+from mos.cli.load import load_chain, near, read_chain
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
 
@@ -24,7 +24,7 @@ examples:
 """
 # Option: key in a chain file's [run] and its type there.
 RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
-            "safe": str,
+            "safe": str, "user": str,
             "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
 REPLAYED = ("filter", "checksum", "overlap", "pickup", "truth", "safe", "tunnels", "max_flows")
 
@@ -60,6 +60,8 @@ def add_parser(subparsers):
     p.add_argument("-i", "--interface", metavar="A:B",
                    help="bridge two interfaces, the clients' side first, with the middleboxes between them; one name, or any, is a tap")
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
+    p.add_argument("--user", metavar="NAME", help="live, started as root: be that user from the start, with what ports take and nothing else")
+    p.add_argument("--keep-privileges", action="store_true", help="live: do not give up all capabilities once the interfaces are open")
     p.add_argument("--record", metavar="FILE", help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",
                    help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
@@ -88,6 +90,8 @@ def add_parser(subparsers):
 def run(args):
     """The subcommand; returns the exit status."""
     from mos.cli.stop import Stop
+    check_words(args)
+    merge(args, read_chain(args.chain)[1] if args.chain and not args.nf else {})
     kind = Run
     if args.workers > 1:
         from mos.cli.parallel import Parallel
@@ -105,17 +109,21 @@ class Run:
     def __init__(self, args, stop):
         self.args, self.stop = args, stop
         self.engine = self.progress = self.source = self.deadline = None
-        self.inline = False
+        self.inline, self.stats_out = False, None
         self.out, self.prints = sys.stdout, sys.stdout
 
     def go(self):
-        check_words(self.args)
+        args = self.args
         self.keep_stdout()
         try:
-            chain, extra = load_chain(self.args.nf, self.args.chain, self.args.set)
-            merge(self.args, extra)
-            check(self.args, chain)
+            if args.user:
+                from mos import privileges
+                privileges.become(args.user)
+            chain, extra = load_chain(args.nf, args.chain, args.set)
+            check(args, chain)
             self.open(chain, extra)
+            if args.interface and not args.keep_privileges:
+                self.drop_privileges()
             error = self.feed()
             return self.finish(error)
         finally:
@@ -149,6 +157,17 @@ class Run:
                                  on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
+
+    def drop_privileges(self):
+        """Interfaces and outputs are open: nothing needs a capability any more, least of all handlers of foreign bytes."""
+        from mos import privileges
+        if self.args.stats_file not in (None, "-"):
+            self.stats_out = open(self.args.stats_file, "w", encoding="utf-8")
+        privileges.limit()
+        others = privileges.other_threads()
+        if others:
+            print(f"mos: {others} thread{'s' * (others > 1)} of the middleboxes ran already, and keep the privileges of the start; "
+                  "start them later, in a handler", file=sys.stderr)
 
     def settings(self, extra):
         truth = "inline" if self.inline else getattr(self.source, "recorded", None)
@@ -250,7 +269,7 @@ class Run:
         if args.stats or args.stats_file == "-":
             print(json.dumps(stats), file=sys.stderr if args.stats else self.out)
         if args.stats_file and args.stats_file != "-":
-            with open(args.stats_file, "w", encoding="utf-8") as f:
+            with self.stats_out or open(args.stats_file, "w", encoding="utf-8") as f:
                 f.write(json.dumps(stats) + "\n")
         if not (args.quiet or args.stats or args.stats_file):
             print(sentence(stats, args.write or self.inline), file=sys.stderr)
@@ -345,6 +364,8 @@ def check(args, chain):
         raise UsageError(f"name a capture: -r FILE, or interfaces: -i A:B, or read = … under [run] of {args.chain}")
     if args.seconds and not args.interface:
         raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
+    if args.user and not args.interface:
+        raise UsageError("--user is for live interfaces (-i): reading a capture takes no privileges")
     if args.record and not args.interface:
         raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
     outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]

@@ -97,6 +97,7 @@ class Sockets:
         jumbo = SLOT - SLOT_HEAD < mtu <= SLOT_JUMBO - SLOT_HEAD
         self.slot, self.ring_size = (SLOT_JUMBO, RING_JUMBO) if jumbo else (SLOT, RING)
         self.rx = self.tx = self.queued_tx = None
+        self.gone = False           # the interface was removed; `rebind` when there is one of that name again
         try:
             self.rx = self.receiver()
             self.tx, self.queued_tx = self.sender(bypass=True), self.sender(bypass=False)
@@ -122,12 +123,26 @@ class Sockets:
             block = max(1 << 18, mmap.PAGESIZE)
             s.setsockopt(SOL_PACKET, PACKET_RX_RING,
                          struct.pack("IIII", block, self.ring_size // block, self.slot, self.ring_size // self.slot))
-            s.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b""))
-            s.bind((self.name, ETH_P_ALL))
+            self.listen(s)
             return s
         except BaseException:
             s.close()
             raise
+
+    def listen(self, s):
+        s.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b""))
+        s.bind((self.name, ETH_P_ALL))
+
+    def rebind(self):
+        """To an interface that was made anew under the old name. Takes no privileges, unlike new sockets. Raises UsageError."""
+        try:
+            self.index = socket.if_nametoindex(self.name)
+            self.listen(self.rx)
+            self.tx.bind((self.name, 0))
+            self.queued_tx.bind((self.name, 0))
+            self.gone = False
+        except OSError as e:
+            raise UsageError(f"{self.name} is back and cannot be used: {e.strerror}") from e
 
     def sender(self, bypass):
         """Bound to no protocol: receives nothing."""

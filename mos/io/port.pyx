@@ -91,7 +91,7 @@ cdef class Live(Port):
         o.at = o.held = o.waiting = 0
 
     def detach(self, int s):
-        """The interface is gone: let go of its sockets."""
+        """Let go of a side's sockets."""
         cdef side_t *o = &self.side[s]
         self.settle()
         if o.rx >= 0:
@@ -312,11 +312,10 @@ cdef class Live(Port):
         said = []
         for s, text, lost in self.watch.changes():
             if lost:
-                self.detach(s)
-            elif self.sockets[s] is None:
+                self.sockets[s].gone = True
+            elif self.sockets[s].gone:
                 try:
-                    self.sockets[s] = Sockets(self.names[s])
-                    self.attach(s)
+                    self.sockets[s].rebind()
                 except UsageError as e:
                     text = str(e)
             said.append(text)

@@ -124,7 +124,8 @@ def test_nobody_becomes_nobody_that_is_not_there():
 
 
 def in_a_child(program):
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE.parent)})
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": str(HERE.parent)})
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.split()
 
@@ -160,7 +161,8 @@ def test_an_ordinary_user_runs_an_interpreter_with_file_capabilities(bed):
         (there / "bin").mkdir()
         (there / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
         shutil.copy(python, there / "bin" / "python-net")
-        given = subprocess.run(["setcap", "cap_net_raw,cap_net_admin+ep", there / "bin" / "python-net"], capture_output=True, text=True)
+        given = subprocess.run(["setcap", "cap_net_raw,cap_net_admin+ep", there / "bin" / "python-net"],
+                               capture_output=True, text=True)
         if given.returncode:
             pytest.skip(f"file capabilities were NOT tried: {given.stderr}")
         nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

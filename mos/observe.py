@@ -191,6 +191,12 @@ class Background(Hub):
         self.thread = self.runner.ident
         self.run(self.begin())
 
+    def call(self, function):
+        """What a function returns in the loop's thread."""
+        async def within():
+            return function()
+        return self.run(within())
+
     async def begin(self):
         super().start()
 

@@ -86,6 +86,6 @@ def become(user):
     prctl(PR_SET_DUMPABLE, 1)       # else what is in /proc/PID belongs to root
 
 
-def other_threads():
-    """How many threads there are beside the one that calls: they keep the capabilities that it gives up."""
-    return len(os.listdir("/proc/self/task")) - 1
+def holders():
+    """How many threads of this process hold a capability."""
+    return sum(held("CapPrm", f"self/task/{thread}") != 0 for thread in os.listdir("/proc/self/task"))

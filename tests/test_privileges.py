@@ -80,6 +80,25 @@ def test_a_live_run_gives_up_what_it_had(bed, tmp_path):
     assert running.out == "a packet socket\na namespace\n"
 
 
+THREADS = """
+import threading
+from mos import on
+from mos.events import PacketIn
+
+@on(PacketIn)
+async def later(ev): pass
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+
+
+def test_threads_that_run_already_are_told_but_for_ours(bed, tmp_path):
+    (tmp_path / "threads.py").write_text(THREADS)
+    with Running(bed, tmp_path / "threads.py") as running:
+        assert running.hears("mos: 1 thread of the middleboxes ran already, and keep the privileges")
+        running.stop()
+
+
 def test_files_that_were_open_are_written_at_the_end(bed, tmp_path):
     """As root without capabilities, in a directory of somebody else's."""
     try:
@@ -139,7 +158,7 @@ def test_some_may_be_kept():
 
 
 def test_without_any_there_is_nothing_to_give_up():
-    said = in_a_child("from mos import privileges as p; p.limit(); p.limit(); print(p.held(), p.other_threads())")
+    said = in_a_child("from mos import privileges as p; p.limit(); p.limit(); print(p.held(), p.holders())")
     assert said == ["0", "0"]
 
 

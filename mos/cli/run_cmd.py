@@ -164,7 +164,9 @@ class Run:
         if self.args.stats_file not in (None, "-"):
             self.stats_out = open(self.args.stats_file, "w", encoding="utf-8")
         privileges.limit()
-        others = privileges.other_threads()
+        if self.engine.observers is not None:
+            self.engine.observers.call(privileges.limit)
+        others = privileges.holders()
         if others:
             print(f"mos: {others} thread{'s' * (others > 1)} of the middleboxes ran already, and keep the privileges of the start; "
                   "start them later, in a handler", file=sys.stderr)

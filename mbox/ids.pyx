@@ -191,7 +191,7 @@ cdef int search(void *ctx, const event_t *e, action_t *a) noexcept nogil:
     cdef ids_t *c = <ids_t *>ctx
     cdef uint64_t n = 0, i, old = 0, new
     cdef const uint8_t *data = mos_payload(e, &n)
-    cdef bint stream = e.flow != NULL and e.flow.proto == IPPROTO_TCP
+    cdef bint stream = e.flow != NULL and e.flow.key.proto == IPPROTO_TCP
     cdef uint64_t *slot = <uint64_t *>mos_var(e.flow, c.states) if stream else NULL
     cdef int way = 0 if mos_to_server(e) else 32, verdict = MOS_PASS
     cdef uint32_t exact, folded

@@ -54,7 +54,6 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
             return NULL
     f.id = k.n.packets_in
     f.client_hi = <uint8_t>client_hi
-    f.proto = p.proto
     f.policy = k.policies_for(f)
     if midstream:
         f.flags |= FLOW_MIDSTREAM
@@ -114,7 +113,7 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
             f.end_reason = <uint8_t>(END_RST_CLIENT + t.rst_side - 1)
     answer_reset(&k.answer)
     undo_begin(k.undo, f)
-    if f.proto == IPPROTO_TCP:
+    if f.key.proto == IPPROTO_TCP:
         for side in range(2):
             if flush(k, f, side) < 0:
                 return -1

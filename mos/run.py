@@ -83,6 +83,8 @@ class Settings:
             for key in value:
                 if key not in choices:
                     raise UsageError(f"no {name} is called {key!r}; there are {', '.join(choices)}")
+        if self.limits.get("sets", 0) > LIMITS["sets"]:
+            raise UsageError(f"limits.sets is {self.limits['sets']}: a flow has 16 bits for its set; at most {LIMITS['sets']}")
 
 
 def overlap_policies(text):

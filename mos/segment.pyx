@@ -42,7 +42,7 @@ cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST p
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of both states counts. One due earlier stays, it asks again then."""
     cdef int64_t a, b
-    if f.proto != IPPROTO_TCP:
+    if f.key.proto != IPPROTO_TCP:
         a = b = k.idle_ns[11]
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
@@ -452,7 +452,7 @@ cdef void abort(Core k, scene_t *c) noexcept nogil:
     cdef end_t *S = &c.flow.end[c.s]
     if k.copy != NULL:
         safe_forget(k)
-    if c.flow.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
+    if c.flow.key.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
         reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
     if k.fresh:
         slots_commit(k.undo)    # FlowStart will not be raised again: what it set up stays

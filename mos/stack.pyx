@@ -410,7 +410,6 @@ cdef class Stack(Core):
         g.client_hi = 1 - p.from_hi
         g.flags &= ~FLOW_MIDSTREAM
         use_set(self.bus, g, 0)
-        g.end[CLIENT].iss = t.syn_seq
         g.end[CLIENT].flags |= END_SYN
         g.first_ns = t.syn_ns
         history_add(g, CLIENT, HIST_SYN)

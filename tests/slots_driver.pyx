@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 from mos.flow.flow cimport flow_t
 from mos.flow.view cimport Flow, flow_view, flow_view_end
-from mos.state.blocks cimport (SLOTS_MAX, OBJECTS_MAX, mos_slot, mos_slot_write, slots_abort, slots_close, slots_commit,
+from mos.state.blocks cimport (SLOTS_MAX, OBJECTS_MAX, block_t, mos_slot, mos_slot_write, slots_abort, slots_close, slots_commit,
                                slots_open, undo_begin)
 from mos.state.slots cimport SlotSpace, slot_offset
 
@@ -59,7 +59,7 @@ cdef class Flows:
             slots_abort(self.space.u)
 
     def version(self, int i):
-        return self.f[i].version, self.f[i].dirty
+        return (<block_t *>self.f[i].slots).version, self.space.u.flow == &self.f[i] and self.space.u.dirty
 
     def address(self, int i):
         return <size_t>self.f[i].slots

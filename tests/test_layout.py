@@ -48,7 +48,7 @@ def test_a_state_is_laid_out_like_an_event():
 
 def test_declared_twice_is_placed_once():
     var = FlowVar()
-    assert place([var, var, FlowVar(bool)], "c")[var] == 8 and len(place([var, var], "c")) == 1
+    assert place([var, var, FlowVar(bool)], "c")[var] == 16 and len(place([var, var], "c")) == 1
 
 
 def test_a_flow_has_a_limit():

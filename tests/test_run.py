@@ -155,6 +155,7 @@ def test_a_damaged_capture_gives_what_precedes(tmp_path):
 @pytest.mark.parametrize("settings, said", [
     ({"truth": "tapp"}, "truth is 'tapp'; choose one of tap, inline"), ({"overlap": "frist"}, "overlap"),
     ({"timeouts": {"ESTABLISHD": 5}}, "no time-out is called 'ESTABLISHD'"), ({"limits": {"byte": 5}}, "no limit is called 'byte'"),
+    ({"limits": {"sets": 65537}}, "limits.sets is 65537"),
     ({"bpf": "tcp prt 5"}, "prt|filter|syntax")])
 def test_wrong_settings_are_refused_by_name(settings, said):
     with pytest.raises(UsageError, match=said):

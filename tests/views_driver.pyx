@@ -1,5 +1,5 @@
 """Structs filled from Python, so that views can be tested without the stack. Built by test_views.py's fixture."""
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
@@ -35,7 +35,7 @@ cdef class Rig:
 
     def flow(self, int proto, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi=False, uint64_t id=1, domain=0):
         fill(&self.f.key, lo, lo_port, hi, hi_port, proto, domain)
-        self.f.client_hi, self.f.id, self.f.proto = client_hi, id, proto
+        self.f.client_hi, self.f.id = client_hi, id
         self.e.flow = &self.f
 
     def alias(self, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi, int position):
@@ -55,7 +55,7 @@ cdef class Rig:
         self.f.end[side].packets, self.f.end[side].bytes, self.f.end[side].payload = packets, wire, payload
         self.f.end[side].offset, self.f.end[side].state, self.f.end[side].mss = offset, state, mss
         self.f.end[side].wscale, self.f.end[side].flags, self.f.end[side].wnd = wscale, flags, window
-        self.f.end[side].iss = iss
+        self.f.end[side].nxt = (iss + 1 + offset) & 0xffffffff
 
     def packet(self, bytes frame, int status=0, int ipver=4, int proto=6, ip=None, l4=None, payload=None, bint from_hi=False,
                key_of_alias=False, bytes datagram=None, **fields):

@@ -135,7 +135,7 @@ cdef inline const uint8_t *base_of(const event_t *ev, uint8_t src) noexcept nogi
         return <const uint8_t *>ev.obj
     if src == SRC_PROTO:
         if ev.flow != NULL:
-            return &ev.flow.proto
+            return &ev.flow.key.proto
         return &ev.pkt.proto if ev.pkt != NULL else NULL
     if ev.pkt == NULL or src == SRC_PARSED and ev.pkt.status != PKT_FLOW or src == SRC_TCP and not pkt_is_tcp(ev.pkt):
         return NULL
@@ -405,7 +405,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
         _fill_flow(&fl, flow.get)
         e.flow = &fl
         for i, (position, *name) in enumerate(aliases[:4]):
-            name_key(&al[<int>i].key, &al[<int>i].client_hi, name[0], name[2], name[1], name[3], fl.proto)
+            name_key(&al[<int>i].key, &al[<int>i].client_hi, name[0], name[2], name[1], name[3], fl.key.proto)
             al[<int>i].position, al[<int>i].next = position, NULL
             if i:
                 al[<int>i - 1].next = &al[<int>i]
@@ -426,9 +426,8 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
 
 
 cdef int _fill_flow(flow_t *fl, get) except -1:
-    fl.proto = get("proto", IPPROTO_TCP)
     name_key(&fl.key, &fl.client_hi, get("client", b"\0\0\0\0"), get("server", b"\0\0\0\0"), get("client_port", 0),
-             get("server_port", 0), fl.proto)
+             get("server_port", 0), get("proto", IPPROTO_TCP))
     fl.id, fl.flags = get("id", 0), get("flags", 0)
     fl.end[CLIENT].payload, fl.end[SERVER].payload = get("client_bytes", 0), get("server_bytes", 0)
     fl.end[CLIENT].packets, fl.end[SERVER].packets = get("client_packets", 0), get("server_packets", 0)

@@ -36,7 +36,7 @@ cdef enum:
     FLOW_HOT = 320          # bytes of a flow that its next packet will need
 
 cdef enum:              # end_t.flags
-    END_SEEN = 1            # this end has sent something: iss, nxt and snd_max are known
+    END_SEEN = 1            # this end has sent something: nxt and snd_max are known
     END_ACKED = 2           # this end has sent an ACK: last_ack and rcv_edge are known
     END_FIN_SENT = 4        # fin_seq is known
     END_FIN_DONE = 8        # its FIN was reached in order
@@ -52,7 +52,6 @@ cdef struct end_t:
     uint64_t payload        # transport payload bytes it sent, retransmissions included
     uint64_t offset         # stream offset of the next byte to deliver from this end
     uint32_t packets        # packets it sent
-    uint32_t iss            # initial send sequence number (mid-stream: first byte's number - 1)
     uint32_t nxt            # sequence number that belongs to `offset`: RCV.NXT of its peer
     uint32_t snd_max        # SND.NXT: highest sequence number sent + 1
     uint32_t snd_una        # SND.UNA: highest acknowledgement accepted from its peer
@@ -75,7 +74,6 @@ cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not 
     timer_node_t *next
     timer_node_t *prev
     int64_t  when           # ns
-    uint64_t order          # arming ordinal: timers due at the same ns fire in this order
 
 cdef enum:
     HIST_LEN = 19           # letters of a history: eleven kinds a side, of which a flow rarely has half
@@ -83,15 +81,13 @@ cdef enum:
 # Six cache lines; a packet of an open connection touches the first five.
 cdef struct flow_t:
     key_t    key            # as the client's wire side names it
-    uint32_t set_id         # bus: interned set of attached handlers
+    uint16_t set_id         # bus: interned set of attached handlers
     uint8_t  client_hi      # 1: the client is the key's hi half
-    uint8_t  proto
     uint8_t  end_reason     # END_*; set at close, told at FlowEnd
     uint8_t  flags          # FLOW_*
     uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
-    uint8_t  dirty          # slots were written since the packet began
     uint8_t  queued         # QUEUE_*
-    uint8_t  spare
+    uint8_t  spare          # position of the NF whose verdict stopped it
     uint64_t mask           # event kinds somebody wants of this flow
     end_t    end[2]         # CLIENT, SERVER
     int64_t  last_ns
@@ -102,7 +98,6 @@ cdef struct flow_t:
     void    *view           # the Python Flow, NULL until somebody asks (owned reference)
     uint64_t id             # number of the packet that opened it: no other flow has it
     uint32_t slot           # its ordinal in the slab
-    uint32_t version        # of the slots: counts committed changes
     timer_node_t timer      # idle timer
     uint32_t lru_next       # table: neighbours in its queue for eviction, NIL at the ends
     uint32_t lru_prev
@@ -128,6 +123,10 @@ cdef inline const key_t *flow_name_at(const flow_t *f, uint16_t position, uint8_
         client_hi[0] = a.client_hi
         a = a.next
     return k
+
+cdef inline uint32_t iss_of(const end_t *e) noexcept nogil:
+    """Initial send sequence number of an end that was seen (mid-stream: its first byte's number - 1)."""
+    return e.nxt - <uint32_t>e.offset - 1
 
 cdef inline uint8_t policy_of(const flow_t *f, int side) noexcept nogil:
     """Overlap policy for the bytes that `side` sends: its receiver's."""

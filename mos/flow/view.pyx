@@ -7,7 +7,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
-                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, end_t, flow_t)
+                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, end_t, flow_t, iss_of)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
 
 from mos.errors import StaleFlow
@@ -426,7 +426,7 @@ cdef class Side:
     def isn(self):
         """Initial send sequence number, None before it has sent anything."""
         cdef const end_t *end = end_of(self, "isn")
-        return end.iss if end.flags & END_SEEN else None
+        return iss_of(end) if end.flags & END_SEEN else None
 
     @property
     def syn(self):

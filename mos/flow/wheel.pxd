@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Timers over packet time: arm and cancel in O(1), expiry in exact (when, order) order."""
+"""Timers over packet time: arm and cancel in O(1), expiry in the order of times, then of arming."""
 from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport timer_node_t
 

@@ -62,7 +62,6 @@ cdef void wheel_arm(wheel_t *w, timer_node_t *n, int64_t when) noexcept nogil:
     """`n` becomes due at `when` (ns). A node that is armed moves. A time gone by is due at the next expire."""
     wheel_cancel(w, n)
     n.when = when
-    n.order = w.order
     w.order += 1
     w.armed += 1
     if w.armed > w.peak:
@@ -102,7 +101,7 @@ cdef timer_node_t *fire(wheel_t *w, timer_node_t *n) noexcept nogil:
 
 
 cdef timer_node_t *wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
-    """The next node due at `now`, earliest (when, order) first; NULL: no more. Time going back is ignored.
+    """The next node due at `now`, earliest first, then in arming order; NULL: no more. Time going back is ignored.
 
     It is disarmed but keeps `when`, so that a period can be added. Call until NULL. Between calls any node may be armed
     or cancelled; one armed for `now` or before fires in this loop.

@@ -17,13 +17,14 @@ cdef struct layout_t
 # The transaction of the packet in hand. A flow that is not `flow` has none: what is written to it holds at once.
 cdef struct undo_t:
     flow_t  *flow       # whose packet it is, NULL: none, or that flow has no slots
-    uint8_t *copy       # its block as the packet found it; meaningful while flow.dirty
+    uint8_t *copy       # its block as the packet found it; meaningful while dirty
+    bint     dirty      # its block was written since the packet began
     uint64_t saved      # bit i: object i was overwritten, and the copy owns what stood there; 0 between packets
     uint64_t undone     # packets whose writes were taken back
     const layout_t *layout
     uint32_t size       # layout.size
 
-# A block begins with a pointer to its layout; all offsets count from there, so offset 0 can say "not declared".
+# A block begins with block_t; all offsets count from there, so offset 0 can say "not declared".
 cdef struct layout_t:
     undo_t   undo
     uint8_t *image      # a block as a new flow gets it
@@ -38,6 +39,10 @@ cdef struct layout_t:
     bint     exact      # each block its own malloc, for AddressSanitizer: a chunk hides overruns and late uses
     void    *spare      # returned blocks, last in first out
     void    *chunks
+
+cdef struct block_t:        # how a block in use begins
+    layout_t *layout
+    uint32_t version        # counts committed changes
 
 cdef struct spare_t:        # a block not in use
     layout_t *layout        # NULL, where a block in use names its layout
@@ -71,15 +76,13 @@ cdef inline int slots_open(layout_t *l, flow_t *f) noexcept nogil:
     """Give a new flow its block, all defaults. -1: out of memory, and the flow has none."""
     cdef spare_t *b
     f.slots = NULL
-    f.version = 0
-    f.dirty = 0
     if l.size == 0:
         return 0
     if l.spare == NULL and slots_grow(l) < 0:
         return -1
     b = <spare_t *>l.spare
     l.spare = b.next
-    memcpy(b, l.image, l.size)
+    memcpy(b, l.image, l.size)     # version 0
     f.slots = b
     l.open += 1
     if l.open > l.peak:
@@ -118,13 +121,13 @@ cdef inline void slots_close(layout_t *l, flow_t *f) noexcept nogil:
     if l.undo.flow == f:
         n = slots_overwritten(&l.undo, l.undo.copy, refs)
         l.undo.flow = NULL
+        l.undo.dirty = 0
     for i in range(l.nobjects):
         ref = (<PyObject **>(<char *>b + l.objects[i]))[0]
         if ref != NULL:
             refs[n] = ref
             n += 1
     f.slots = NULL
-    f.dirty = 0
     l.open -= 1
     if l.exact:
         l.bytes -= l.size
@@ -138,10 +141,10 @@ cdef inline void slots_close(layout_t *l, flow_t *f) noexcept nogil:
 cdef inline void slots_write(undo_t *u, flow_t *f) noexcept nogil:
     """Call before each write to the slots of `f`, which must have some."""
     if f != u.flow:
-        f.version += 1
-    elif not f.dirty:
+        (<block_t *>f.slots).version += 1
+    elif not u.dirty:
         memcpy(u.copy, f.slots, u.size)
-        f.dirty = 1
+        u.dirty = 1
 
 cdef inline void slots_put_object(flow_t *f, uint32_t offset, PyObject *ref) noexcept:
     """Put `ref`, which is handed over, into an object slot. With the GIL."""
@@ -170,9 +173,9 @@ cdef inline void slots_commit(undo_t *u) noexcept nogil:
     if f == NULL:
         return
     u.flow = NULL
-    if f.dirty:
-        f.dirty = 0
-        f.version += 1
+    if u.dirty:
+        u.dirty = 0
+        (<block_t *>f.slots).version += 1
         if u.saved:
             slots_settle(u)
 
@@ -182,11 +185,11 @@ cdef inline void slots_abort(undo_t *u) noexcept nogil:
     cdef flow_t *f = u.flow
     cdef uint32_t n
     u.flow = NULL
-    if f == NULL or not f.dirty:
+    if f == NULL or not u.dirty:
         return
     n = slots_overwritten(u, <const uint8_t *>f.slots, refs)
     memcpy(f.slots, u.copy, u.size)
-    f.dirty = 0
+    u.dirty = 0
     u.undone += 1
     slots_release(refs, n)
 

@@ -6,7 +6,7 @@ from mos.errors import ChainError
 
 SLOTS_MAX = 4096    # bytes a flow: a million flows stay below 4 GiB, and the undo copy fits the L1 cache
 OBJECTS_MAX = 64    # Python objects a flow: a bit each in the undo record's 64-bit mask
-HEADER = 8          # a block begins with a pointer to its layout
+HEADER = 12         # a block begins with a pointer to its layout and its version
 
 # Type name: (code in slots.pyx, width, alignment, zero). bytes and str: two bytes of length, then as many as declared;
 # ip: version (0: unset), then 16 bytes. As events.user lays out the fields of events.

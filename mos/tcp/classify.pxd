@@ -11,7 +11,7 @@ from mos.events.kinds cimport (
     REFUSED_TIMESTAMP, REFUSED_WINDOW, STATE_CLOSED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT, STATE_TIME_WAIT)
 from mos.flow.flow cimport (
     END_ACKED, END_FIN_SENT, END_RST_CLIENT, END_RST_SERVER, END_SEEN, END_SYN, END_TS, FLOW_CLOSED,
-    FLOW_MIDSTREAM, end_t, flow_t)
+    FLOW_MIDSTREAM, end_t, flow_t, iss_of)
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
 from mos.tcp.seq cimport seq_between, seq_diff, seq_ge, seq_gt, seq_le, seq_lt, seq_max
 from mos.tcp.trouble cimport trouble_t
@@ -81,7 +81,7 @@ cdef inline judged_t judge_syn(const flow_t *f, const pkt_t *p, int s) noexcept 
     """A SYN without ACK (RFC 5961 section 4): a copy of ours, the peer's of a simultaneous open, the next connection's."""
     cdef const end_t *S = &f.end[s]
     cdef const end_t *R = &f.end[1 - s]
-    if S.flags & END_SYN and p.seq == S.iss:
+    if S.flags & END_SYN and p.seq == iss_of(S):
         return other(SEG_DUPLICATE_SYN)
     if both_over(f):
         return other(SEG_REOPENS)
@@ -89,7 +89,7 @@ cdef inline judged_t judge_syn(const flow_t *f, const pkt_t *p, int s) noexcept 
         return refused(REFUSED_FLAGS, 0)
     if not S.flags & END_SEEN and R.flags & END_SYN and R.state == STATE_SYN_SENT:
         return taken()
-    if S.flags & END_SEEN and not S.flags & END_SYN and p.seq == S.iss:
+    if S.flags & END_SEEN and not S.flags & END_SYN and p.seq == iss_of(S):
         return taken()
     if S.state == STATE_SYN_SENT and not R.flags & END_SEEN:
         return other(SEG_REOPENS)
@@ -102,13 +102,13 @@ cdef inline judged_t judge_syn_ack(const flow_t *f, const pkt_t *p, int s) noexc
     cdef const trouble_t *t = <const trouble_t *>f.extra
     if t != NULL and t.syn_side == 2 - s and p.ack == t.syn_seq + 1:
         return other(SEG_ANSWERS_OTHER)
-    if S.flags & END_SYN and p.seq == S.iss and S.flags & END_ACKED:
+    if S.flags & END_SYN and p.seq == iss_of(S) and S.flags & END_ACKED:
         return other(SEG_DUPLICATE_SYN)
     if both_over(f):
         return refused(REFUSED_CLOSED, 0)
-    if R.flags & END_SYN and (seq_le(p.ack, R.iss) or seq_gt(p.ack, R.snd_max)):
+    if R.flags & END_SYN and (seq_le(p.ack, iss_of(R)) or seq_gt(p.ack, R.snd_max)):
         return refused(REFUSED_ACK, 0)
-    if S.flags & END_SEEN and p.seq != S.iss:
+    if S.flags & END_SEEN and p.seq != iss_of(S):
         return refused(REFUSED_SYN, 0)
     return taken()
 
@@ -121,7 +121,7 @@ cdef inline judged_t judge_rst(const flow_t *f, const pkt_t *p, int s, int truth
     if f.flags & FLOW_CLOSED:
         return refused(REFUSED_CLOSED, 0)
     if R.state == STATE_SYN_SENT:
-        if p.tcp_flags & TCP_ACK and R.flags & END_SEEN and seq_gt(p.ack, R.iss) and seq_le(p.ack, R.snd_max):
+        if p.tcp_flags & TCP_ACK and R.flags & END_SEEN and seq_gt(p.ack, iss_of(R)) and seq_le(p.ack, R.snd_max):
             return taken()
         if not S.flags & END_SEEN:
             return refused(REFUSED_RST, 0)

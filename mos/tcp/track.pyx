@@ -6,7 +6,7 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
-    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER)
+    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, iss_of)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
 from mos.tcp.queue cimport queue_before, reasm_t, seg_end, seg_t
@@ -75,7 +75,6 @@ cdef void note_established(scene_t *c) noexcept nogil:
 
 cdef void set_base(end_t *e, uint32_t first) noexcept nogil:
     """The end's stream begins at sequence number `first`."""
-    e.iss = first - 1
     e.nxt = e.snd_max = e.snd_una = first
     e.offset = 0
     e.flags |= END_SEEN
@@ -100,7 +99,6 @@ cdef void open_syn(end_t *S, const pkt_t *p) noexcept nogil:
     """What a SYN tells about the end that sends it."""
     if not S.flags & END_SEEN:
         set_base(S, p.seq + 1)
-    S.iss = p.seq
     S.flags |= END_SYN
     S.flags &= ~END_PEER_ONLY
     S.wscale = p.wscale if p.opts & OPT_WSCALE else NO_SCALE
@@ -252,7 +250,7 @@ cdef void track_sender(scene_t *c) noexcept nogil:
             note_retransmission(c, length, has_fin)
     if flags & TCP_ACK:
         note_acknowledgement(c, length == 0 and not flags & (TCP_SYN | TCP_FIN | TCP_RST))
-        if f.end[1 - c.s].state == STATE_SYN_RECEIVED and seq_gt(p.ack, f.end[1 - c.s].iss) and S.state >= STATE_ESTABLISHED:
+        if f.end[1 - c.s].state == STATE_SYN_RECEIVED and seq_gt(p.ack, iss_of(&f.end[1 - c.s])) and S.state >= STATE_ESTABLISHED:
             note_established(c)
     if has_fin:
         if length:
@@ -277,7 +275,7 @@ cdef void track_receiver(scene_t *c) noexcept nogil:
     cdef int flags = p.tcp_flags
     if flags & TCP_SYN:
         step(c, 1 - c.s, RCV_SYN_ACK if flags & TCP_ACK else RCV_SYN, AT_RECEIVER)
-    if flags & TCP_ACK and R.flags & END_SEEN and (R.state >= STATE_ESTABLISHED or seq_gt(p.ack, R.iss)):
+    if flags & TCP_ACK and R.flags & END_SEEN and (R.state >= STATE_ESTABLISHED or seq_gt(p.ack, iss_of(R))):
         step(c, 1 - c.s, RCV_ACK_OF_SYN, AT_RECEIVER)
         if seq_gt(p.ack, R.snd_una) and seq_le(p.ack, R.snd_max):
             R.snd_una = p.ack

@@ -34,6 +34,8 @@ LOADS = {
     "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos", "C ring", 1.15)]),
 }
 KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
+# Whoever gets the flood takes it and drops it: without, his kernel answers each datagram that nobody wanted, at our cost.
+SINK = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); time.sleep(86400)"
 UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "trip": "µs p50 / p99"}
 
 
@@ -165,6 +167,7 @@ def main():
     if why_not() or not shutil.which("iperf3"):
         sys.exit(f"bench: NOT RUN: {why_not() or 'no iperf3: apt-get install iperf3'}")
     programs, bed = Programs(options.testbed), Bed()
+    sink = bed.server.start(sys.executable, "-c", SINK)
     try:
         for name, (mode, arms, wanted) in LOADS.items():
             if options.only and name not in options.only.split(","):
@@ -176,6 +179,8 @@ def main():
             bed.offload(mode)
             report(name, rounds(name, arms, bed, programs, options), wanted)
     finally:
+        sink.kill()
+        sink.communicate()
         bed.close()
         shutil.rmtree(programs.dir)
 

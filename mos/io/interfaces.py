@@ -85,7 +85,8 @@ def no_permission(name):
 
 
 class Sockets:
-    """Three packet sockets on one interface: `rx` with its ring, `tx`, which passes the queueing discipline by, `queued_tx`."""
+    """Packet sockets on one interface: `rx` with its ring; to send, `tx`, which passes the queueing discipline by, `queued_tx`,
+    which does not, and `plain_tx`, as `tx` without virtio headers."""
 
     def __init__(self, name):
         must_exist(name)
@@ -96,11 +97,12 @@ class Sockets:
         mtu = ask(SIOCGIFMTU, name, "i")
         jumbo = SLOT - SLOT_HEAD < mtu <= SLOT_JUMBO - SLOT_HEAD
         self.slot, self.ring_size = (SLOT_JUMBO, RING_JUMBO) if jumbo else (SLOT, RING)
-        self.rx = self.tx = self.queued_tx = None
+        self.rx = self.tx = self.queued_tx = self.plain_tx = None
         self.gone = False           # the interface was removed; `rebind` when there is one of that name again
         try:
             self.rx = self.receiver()
             self.tx, self.queued_tx = self.sender(bypass=True), self.sender(bypass=False)
+            self.plain_tx = self.sender(bypass=True, headers=False)
         except PermissionError:
             self.close()
             raise no_permission(name) from None
@@ -138,17 +140,17 @@ class Sockets:
         try:
             self.index = socket.if_nametoindex(self.name)
             self.listen(self.rx)
-            self.tx.bind((self.name, 0))
-            self.queued_tx.bind((self.name, 0))
+            for s in (self.tx, self.queued_tx, self.plain_tx):
+                s.bind((self.name, 0))
             self.gone = False
         except OSError as e:
             raise UsageError(f"{self.name} is back and cannot be used: {e.strerror}") from e
 
-    def sender(self, bypass):
+    def sender(self, bypass, headers=True):
         """Bound to no protocol: receives nothing."""
         s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
-            self.common(s)
+            self.common(s, headers)
             s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, bypass)
             s.bind((self.name, 0))
             return s
@@ -157,8 +159,8 @@ class Sockets:
             raise
 
     @staticmethod
-    def common(s):
-        s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    def common(s, headers=True):
+        s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, headers)
         for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:
                 s.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER)
@@ -166,7 +168,7 @@ class Sockets:
                 s.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
 
     def close(self):
-        for s in (self.rx, self.tx, self.queued_tx):
+        for s in (self.rx, self.tx, self.queued_tx, self.plain_tx):
             if s is not None:
                 s.close()
 

@@ -23,6 +23,9 @@ cdef class Port:
 cdef struct side_t:             # one interface
     int rx, tx                  # descriptors; -1: it is gone
     int queued_tx               # tx may pass the queueing discipline by, this one does not
+    int plain_tx                # as tx, without a virtio header before each frame
+    int out_fd                  # of these, the one that takes what waits
+    uint32_t out_head           # bytes before a frame there
     uint8_t *ring
     size_t ring_size
     uint32_t slot               # bytes of a slot, a power of two

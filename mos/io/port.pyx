@@ -15,6 +15,7 @@ from mos.io.ring cimport (
     TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, clock_gettime, getsockopt,
     poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec,
     tpacket2_hdr, virtio_net_hdr)
+from mos.net.packet cimport prefetch
 
 import contextlib
 import select
@@ -25,6 +26,7 @@ from mos.io.interfaces import Sockets, Watch
 cdef enum:
     ETHERNET = 1            # LINKTYPE_ETHERNET
     NEAR = 1000000000       # ns: what is due later than that does not shorten a wait
+    SOON = 4                # slots: their headers are fetched ahead, as the kernel has written them on another core
     TICK_MS = 100           # the longest wait: signals, lost links and --for are seen to that often
     MAX_FRAME = 1 << 18     # as in captures: the largest a stack takes
     HEAD = 64               # room before a frame that no slot holds, for its virtio header and a tag; keeps it aligned
@@ -65,7 +67,7 @@ cdef class Live(Port):
         if self.copies == NULL or self.arena == NULL or self.big == NULL or self.big_iov == NULL:
             raise MemoryError("no memory for the ports' buffers")
         for s in range(2):
-            self.side[s].rx = self.side[s].tx = self.side[s].queued_tx = -1
+            self.side[s].rx = self.side[s].tx = self.side[s].queued_tx = self.side[s].plain_tx = -1
         self.live, self.wait = True, True
 
     def __init__(self, names):
@@ -88,7 +90,10 @@ cdef class Live(Port):
             raise UsageError(f"{self.names[s]}: no memory for a receive ring of {sockets.ring_size >> 20} MB")
         o.ring, o.ring_size, o.slot, o.slots = <uint8_t *>at, sockets.ring_size, sockets.slot, sockets.ring_size // sockets.slot
         o.rx, o.tx, o.queued_tx = sockets.rx.fileno(), sockets.tx.fileno(), sockets.queued_tx.fileno()
+        o.plain_tx = sockets.plain_tx.fileno()
         o.at = o.held = o.waiting = 0
+        for k in range(BATCH):
+            o.out[k].msg_hdr.msg_iov, o.out[k].msg_hdr.msg_iovlen = &o.out_iov[k], 1
 
     def detach(self, int s):
         """Let go of a side's sockets."""
@@ -99,7 +104,7 @@ cdef class Live(Port):
         if o.ring != NULL:
             munmap(o.ring, o.ring_size)
         o.ring = NULL
-        o.rx = o.tx = o.queued_tx = -1
+        o.rx = o.tx = o.queued_tx = o.plain_tx = -1
         if self.sockets[s] is not None:
             self.sockets[s].close()
             self.sockets[s] = None
@@ -126,6 +131,7 @@ cdef class Live(Port):
         if o.ring == NULL:
             return 0
         while got < n:
+            prefetch(o.ring + <size_t>((o.at + SOON) & (o.slots - 1)) * o.slot)
             h = <tpacket2_hdr *>(o.ring + <size_t>o.at * o.slot)
             status = slot_status(h)
             if not status & TP_STATUS_USER:
@@ -220,6 +226,7 @@ cdef class Live(Port):
     cdef int send(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept nogil:
         cdef side_t *o = &self.side[p.iface if how & SEND_BACK or self.sides == 1 else 1 - p.iface]
         cdef uint8_t *at
+        cdef virtio_net_hdr *v
         if self.sides == 1:
             return 0                # a tap sends nothing
         if self.in_place(p, data) and not how & SEND_OURS:
@@ -238,10 +245,8 @@ cdef class Live(Port):
                 put_header(<virtio_net_hdr *>at, p)
             memcpy(at + VNET, data, n)
             self.arena_used += (VNET + n + 15) & ~<uint32_t>15
-        if o.waiting == BATCH:
-            self.transmit(o)
-        o.out_iov[o.waiting].iov_base, o.out_iov[o.waiting].iov_len = at, VNET + n
-        o.waiting += 1
+        v = <virtio_net_hdr *>at
+        queue(self, o, at, n, v.gso_type != 0 or v.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0)
         return 0
 
     cdef bint in_place(self, const pkt_t *p, const uint8_t *data) noexcept nogil:
@@ -256,13 +261,11 @@ cdef class Live(Port):
         cdef pollfd ready
         if o.waiting == 0:
             return
-        for k in range(o.waiting):
-            o.out[k].msg_hdr.msg_iov, o.out[k].msg_hdr.msg_iovlen = &o.out_iov[k], 1
         while i < o.waiting:
-            n = sendmmsg(o.tx, &o.out[i], o.waiting - i, MSG_DONTWAIT)
+            n = sendmmsg(o.out_fd, &o.out[i], o.waiting - i, MSG_DONTWAIT)
             if n > 0:
                 for k in range(i, i + n):
-                    o.bytes_out += o.out_iov[k].iov_len - VNET
+                    o.bytes_out += o.out_iov[k].iov_len - o.out_head
                 o.sent += n
                 i += n
                 tries = 0
@@ -270,12 +273,12 @@ cdef class Live(Port):
             why = errno
             if why == EINTR:
                 continue
-            if why == ENOBUFS and o.tx != o.queued_tx and (<virtio_net_hdr *>o.out_iov[i].iov_base).gso_type:
-                o.tx = o.queued_tx      # the card does not segment: the kernel does, but only before a queueing discipline
+            if why == ENOBUFS and o.out_head and o.tx != o.queued_tx and (<virtio_net_hdr *>o.out_iov[i].iov_base).gso_type:
+                o.tx = o.out_fd = o.queued_tx   # the card does not segment: the kernel does, but only before a queueing discipline
                 continue
             if (why == EAGAIN or why == ENOBUFS) and tries < RETRIES:
                 tries += 1
-                ready.fd, ready.events = o.tx, POLLOUT
+                ready.fd, ready.events = o.out_fd, POLLOUT
                 poll(&ready, 1, 1 if why == EAGAIN else 0)
                 continue
             count_unsent(o, why)
@@ -403,6 +406,16 @@ cdef inline int64_t real_time() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_REALTIME, &t)
     return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef inline void queue(Live live, side_t *o, uint8_t *at, uint32_t n, bint offloaded) noexcept nogil:
+    """A frame with its virtio header at `at` is to be sent. What offloads nothing goes without: the kernel has less to do."""
+    cdef int fd = o.tx if offloaded else o.plain_tx
+    if o.waiting == BATCH or (o.waiting and fd != o.out_fd):
+        live.transmit(o)
+    o.out_fd, o.out_head = fd, VNET if offloaded else 0
+    o.out_iov[o.waiting].iov_base, o.out_iov[o.waiting].iov_len = at + VNET - o.out_head, o.out_head + n
+    o.waiting += 1
 
 
 cdef void count_unsent(side_t *o, int why) noexcept nogil:

@@ -19,9 +19,17 @@ cdef inline void part_look(Core k, int part, int cause, uint64_t now) noexcept n
         k.caps_parts[part] = now
         k.cap_reached(cause)
 
+cdef inline uint64_t caps_refused(Core k) noexcept nogil:
+    """What stages that know no events have counted at their bounds."""
+    return k.budget.refused + k.dec.frags.refused[BAD_FRAGMENT_CAP] + k.dec.domains.overflow + k.bus.sets_refused
+
+cdef inline bint caps_met(Core k) noexcept nogil:
+    """A bound was met that is not told yet."""
+    return k.caps or caps_refused(k) != k.caps_seen
+
 cdef inline void caps_look(Core k) noexcept nogil:
-    """Stages that know no events count by themselves: has one met its bound since the last look?"""
-    cdef uint64_t seen = k.budget.refused + k.dec.frags.refused[BAD_FRAGMENT_CAP] + k.dec.domains.overflow + k.bus.sets_refused
+    """Has such a stage met its bound since the last look?"""
+    cdef uint64_t seen = caps_refused(k)
     if seen == k.caps_seen:
         return
     k.caps_seen = seen

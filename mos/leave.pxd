@@ -2,11 +2,12 @@
 """What leaves: the packet in hand, as it came or changed, and frames of our own. There is no other way out."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from mos.core cimport RESETTING_S, Core
-from mos.flow.flow cimport FLOW_RESET_DUE, FLOW_RESETTING, flow_t
+from mos.events.bus cimport MOS_RESET
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
 from mos.flow.wheel cimport wheel_arm
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
-from mos.net.packet cimport TCP_RST, pkt_t
+from mos.net.packet cimport IPPROTO_TCP, TCP_RST, pkt_t
 
 cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, uint32_t wirelen, int how) noexcept nogil:
     """Send `n` bytes with the time and interface of `p`, the packet in hand. `how`: SEND_*."""
@@ -34,3 +35,10 @@ cdef inline void leave_resets(Core k, const pkt_t *p, flow_t *f, int s) noexcept
         leave_reset(k, p, f, s, 0)
     if not p.tcp_flags & TCP_RST:
         leave_reset(k, p, f, s, 1)
+
+cdef inline void sentence(Core k, const pkt_t *p, flow_t *f, int s) noexcept nogil:
+    """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
+    f.spare = <uint8_t>k.answer.position
+    f.flags |= FLOW_DROPPED
+    if k.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP:
+        leave_resets(k, p, f, s)

@@ -9,12 +9,12 @@ from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
 from mos.events.bus cimport MOS_HOLD, WANTS_BYTES, bus_event
 from mos.events.kinds cimport (
-    CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW,
-    KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
+    CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA,
+    KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM,
-    end_t, flow_t, policy_of)
+    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t,
+    flow_t, policy_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm, wheel_armed
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
@@ -25,12 +25,11 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe,
-    reasm_probe_again, reasm_ready, reasm_skip)
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe, reasm_probe_again, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
-    track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
+    HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver, track_revive,
+    track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
 
 # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
@@ -438,14 +437,18 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     if drain(k) < 0:
         return -1
     slots_commit(k.undo)
+    forwarded(k, f, c.s)
+    return 0
+
+cdef void forwarded(Core k, flow_t *f, int s) noexcept nogil:
+    """What the new states mean for the flow: its place among those to evict, its end, its time-out."""
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(f)
     if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
-    if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED):
+    if f.end[s].flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED):
         arm(k, f)       # the new state's time-out may be shorter
-    return 0
 
 cdef void abort(Core k, scene_t *c) noexcept nogil:
     """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""

@@ -26,4 +26,3 @@ cdef class Stack(Core):
     cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
-    cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil

@@ -10,8 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from mos.events.bus cimport (
-    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil,
-    use_set)
+    MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil, use_set)
 from mos.events.kinds cimport (
     KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
@@ -30,13 +29,14 @@ from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, shard_key, shard_plain
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
-from mos.leave cimport leave, leave_resets
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express
+from mos.leave cimport leave, sentence
 from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
-from mos.straight cimport goes_straight, straight
+from mos.straight cimport through
 from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
 from mos.tcp.trouble cimport trouble_t
 
@@ -97,7 +97,9 @@ cdef class Stack(Core):
 
         A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left.
         """
-        cdef int n, i
+        cdef int n, i, rc
+        cdef flow_t *f = NULL
+        cdef bint swift = self.straight and not self.safe and not self.exact
         source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
         self.look_ahead(batch, n)
@@ -106,7 +108,12 @@ cdef class Stack(Core):
                 table_prefetch_flow(self.table, batch[i + NEAR].hash)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
-            if (self.packet(&batch[i]) if batch[i].number else pass_time(self, batch[i].ts)) < 0:
+            rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT
+            if rc == EXPRESS_NOT:
+                rc = self.packet(&batch[i]) if batch[i].number else pass_time(self, batch[i].ts)
+            elif rc == EXPRESS_ANSWERED:
+                rc = self.finish(&batch[i], f, flow_side(f, batch[i].from_hi))
+            if rc < 0:
                 return -2
             if (self.stop and not source.live) or (self.until and self.n.packets_in == self.until):
                 break
@@ -316,7 +323,7 @@ cdef class Stack(Core):
             if e != NULL and f.flags & FLOW_MIDSTREAM:
                 e.flags = EV_MIDSTREAM
         if p.proto == IPPROTO_TCP:
-            way = straight(self, f, p, s) if goes_straight(self, f, p, s) else segment(self, f, p, s, fresh)
+            way = through(self, f, p, s, fresh)
         else:
             self.fresh = <uint8_t>fresh
             way = self.datagram(f, p, s)
@@ -462,20 +469,13 @@ cdef class Stack(Core):
             self.n.dropped[DROPPED_PROGRAM] += 1
         self.alter = ALTER_NONE
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
-            self.sentence(p, f, s)
+            sentence(self, p, f, s)
         if self.answer.verdict and self.on_verdict is not None:
             bus_take_gil(self.bus)
             (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
         answer_clear(self.bus, &self.answer)
         self.ring.n = 0
         return -1 if self.bus.failed else 0
-
-    cdef void sentence(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
-        """DROP_FLOW and RESET hold for the rest of the flow; answered after the commit, from its next packet on."""
-        f.spare = <uint8_t>self.answer.position
-        f.flags |= FLOW_DROPPED
-        if self.answer.verdict == MOS_RESET and p.proto == IPPROTO_TCP:
-            leave_resets(self, p, f, s)
 
 
 cdef const bpf_t *compile_selection(Stack s, int linktype) noexcept:

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The straight way of a predicted segment through its flow. `mos.segment` has the way of all the others."""
+"""The straight way of an expected segment through its flow. `mos.segment` has the way of all the others."""
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD
@@ -7,8 +8,9 @@ from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STRE
 from mos.events.ring cimport event_t
 from mos.flow.flow cimport CLIENT, flow_t
 from mos.net.packet cimport pkt_segs, pkt_t
-from mos.segment cimport WAY_DONE, WAY_FAILED, abort, drain, tell
+from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, segment, tell
 from mos.state.blocks cimport slots_commit
+from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
 from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_keep
@@ -17,9 +19,18 @@ from mos.tcp.track cimport scene_t
 cdef enum:
     WANTS_BYTES = (1 << KIND_STREAM_DATA) | (1 << KIND_STREAM_GAP) | (1 << KIND_OVERLAP_CONFLICT)
 
-cdef inline bint goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
-    """Nobody asks for moments after the forwarding, nothing is retained, and `p` is the segment to be expected."""
-    return k.straight and not k.safe and predicted(f, p, s)
+cdef enum:                  # what a packet is to its flow
+    STRAIGHT_NOT = 0
+    STRAIGHT_NEXT = 1       # what was to be expected within an open connection
+    STRAIGHT_MILESTONE = 2  # plus MILESTONE_*: what was to be expected where it opens or closes
+
+cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """STRAIGHT_* of a packet that is not its flow's first. `k.straight`: nobody asks for moments after the forwarding."""
+    cdef int what
+    if predicted(f, p, s):
+        return STRAIGHT_NEXT
+    what = milestone(f, p, s)
+    return STRAIGHT_MILESTONE + what if what else STRAIGHT_NOT
 
 cdef inline int straight_data(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     cdef event_t e
@@ -56,3 +67,40 @@ cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogi
     predicted_taken(f, p, s)
     slots_commit(k.undo)
     return WAY_DONE
+
+cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int what) noexcept nogil:
+    """The same for what opens and closes a connection. `what`: MILESTONE_*."""
+    cdef scene_t c
+    c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
+    c.s, c.to_server, c.truth = s, s == CLIENT, k.truth
+    k.n.predicted += 1
+    milestone_sent(&c, what)
+    if k.ring.n and drain(k) < 0:
+        return WAY_FAILED
+    if k.answer.verdict >= MOS_HOLD:
+        straight_abort(k, f, p, s)
+        return WAY_DONE
+    k.committed = 1
+    milestone_taken(&c, what)
+    if k.ring.n and drain(k) < 0:
+        return WAY_FAILED
+    slots_commit(k.undo)
+    forwarded(k, f, s)
+    return WAY_DONE
+
+cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) noexcept nogil:
+    """`how`: STRAIGHT_*, as goes_straight had it."""
+    return straight(k, f, p, s) if how == STRAIGHT_NEXT else straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
+
+cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
+    """WAY_* of a TCP segment through its flow, straight or the long way. `fresh`: FRESH_*."""
+    cdef int how = STRAIGHT_NOT
+    if k.straight and not k.safe:
+        if not fresh:
+            how = goes_straight(k, f, p, s)
+        elif fresh == FRESH_OPENS and first_syn(p):
+            how = STRAIGHT_MILESTONE + MILESTONE_SYN
+    if how == STRAIGHT_NOT:
+        return segment(k, f, p, s, fresh)
+    k.fresh = <uint8_t>fresh
+    return straight_on(k, f, p, s, how)

@@ -16,6 +16,24 @@ cdef struct scene_t:        # what every step needs: the packet on its way and w
     int     to_server
     int     truth
 
+cdef enum:                  # rows of the transition table; order of states.INPUTS
+    SND_SYN = 0
+    SND_SYN_ACK = 1
+    SND_FIN = 2
+    SND_RST = 3
+    RCV_SYN = 4
+    RCV_SYN_ACK = 5
+    RCV_ACK_OF_SYN = 6
+    RCV_FIN = 7
+    RCV_ACK_OF_FIN = 8
+    RCV_RST = 9
+    TIMEOUT = 10
+    NINPUTS = 11
+    NSTATES = 11
+
+cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil
+cdef void track_established(scene_t *c) noexcept nogil
+cdef void track_syn(end_t *S, const pkt_t *p) noexcept nogil
 cdef void track_open(flow_t *f, const pkt_t *p, int midstream) noexcept nogil
 cdef void track_sender(scene_t *c) noexcept nogil
 cdef void track_receiver(scene_t *c) noexcept nogil

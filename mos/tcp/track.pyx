@@ -15,21 +15,6 @@ from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
 
 from mos.tcp import states
 
-cdef enum:                  # rows of the transition table; order of states.INPUTS
-    SND_SYN = 0
-    SND_SYN_ACK = 1
-    SND_FIN = 2
-    SND_RST = 3
-    RCV_SYN = 4
-    RCV_SYN_ACK = 5
-    RCV_ACK_OF_SYN = 6
-    RCV_FIN = 7
-    RCV_ACK_OF_FIN = 8
-    RCV_RST = 9
-    TIMEOUT = 10
-    NINPUTS = 11
-    NSTATES = 11
-
 cdef uint8_t[NSTATES * NINPUTS] transition
 for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
@@ -49,7 +34,7 @@ cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
         f.hist_len += 1
 
 
-cdef void step(scene_t *c, int side, int cause, int at) noexcept nogil:
+cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil:
     """One input to one end's state machine."""
     cdef end_t *end = &c.flow.end[side]
     cdef uint8_t new = transition[end.state * NINPUTS + cause]
@@ -64,7 +49,7 @@ cdef void step(scene_t *c, int side, int cause, int at) noexcept nogil:
     end.state = new
 
 
-cdef void note_established(scene_t *c) noexcept nogil:
+cdef void track_established(scene_t *c) noexcept nogil:
     cdef flow_t *f = c.flow
     if f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         return
@@ -95,7 +80,7 @@ cdef void track_open(flow_t *f, const pkt_t *p, int midstream) noexcept nogil:
         f.end[CLIENT].state = f.end[SERVER].state = STATE_ESTABLISHED
 
 
-cdef void open_syn(end_t *S, const pkt_t *p) noexcept nogil:
+cdef void track_syn(end_t *S, const pkt_t *p) noexcept nogil:
     """What a SYN tells about the end that sends it."""
     if not S.flags & END_SEEN:
         set_base(S, p.seq + 1)
@@ -118,13 +103,13 @@ cdef void infer_handshake(scene_t *c) noexcept nogil:
         if not R.flags & END_SEEN:
             set_base(R, c.pkt.ack)
             R.flags |= END_PEER_ONLY
-        step(c, c.s, RCV_SYN_ACK, AT_SENDER)
+        track_step(c, c.s, RCV_SYN_ACK, AT_SENDER)
     elif f.end[c.s].state == STATE_LISTEN or f.end[c.s].state == STATE_SYN_RECEIVED:
         if c.truth == 0 and c.s == SERVER and c.pkt.payload_len:
-            step(c, c.s, RCV_SYN, AT_SENDER)
-            step(c, c.s, RCV_ACK_OF_SYN, AT_SENDER)
+            track_step(c, c.s, RCV_SYN, AT_SENDER)
+            track_step(c, c.s, RCV_ACK_OF_SYN, AT_SENDER)
             if f.end[CLIENT].state == STATE_SYN_SENT:
-                step(c, CLIENT, RCV_SYN_ACK, AT_SENDER)
+                track_step(c, CLIENT, RCV_SYN_ACK, AT_SENDER)
 
 
 cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept nogil:
@@ -236,8 +221,8 @@ cdef void track_sender(scene_t *c) noexcept nogil:
     cdef int has_fin = flags & TCP_FIN
     cdef uint32_t end = p.seq + length + (1 if has_fin else 0)
     if flags & TCP_SYN:
-        open_syn(S, p)
-        step(c, c.s, SND_SYN_ACK if flags & TCP_ACK else SND_SYN, AT_SENDER)
+        track_syn(S, p)
+        track_step(c, c.s, SND_SYN_ACK if flags & TCP_ACK else SND_SYN, AT_SENDER)
         history_add(f, c.s, HIST_SYN_ACK if flags & TCP_ACK else HIST_SYN)
         end += 1
     else:
@@ -251,7 +236,7 @@ cdef void track_sender(scene_t *c) noexcept nogil:
     if flags & TCP_ACK:
         note_acknowledgement(c, length == 0 and not flags & (TCP_SYN | TCP_FIN | TCP_RST))
         if f.end[1 - c.s].state == STATE_SYN_RECEIVED and seq_gt(p.ack, iss_of(&f.end[1 - c.s])) and S.state >= STATE_ESTABLISHED:
-            note_established(c)
+            track_established(c)
     if has_fin:
         if length:
             history_add(f, c.s, HIST_FIN)
@@ -259,7 +244,7 @@ cdef void track_sender(scene_t *c) noexcept nogil:
         if not S.flags & END_FIN_SENT and (c.truth == 0 or seq_ge(end - 1, S.nxt)):
             S.flags |= END_FIN_SENT
             S.fin_seq = end - 1
-            step(c, c.s, SND_FIN, AT_SENDER)
+            track_step(c, c.s, SND_FIN, AT_SENDER)
     if seq_gt(end, S.snd_max):
         if length:
             rtt_sent(f, S, end, c.now)
@@ -274,15 +259,15 @@ cdef void track_receiver(scene_t *c) noexcept nogil:
     cdef const pkt_t *p = c.pkt
     cdef int flags = p.tcp_flags
     if flags & TCP_SYN:
-        step(c, 1 - c.s, RCV_SYN_ACK if flags & TCP_ACK else RCV_SYN, AT_RECEIVER)
+        track_step(c, 1 - c.s, RCV_SYN_ACK if flags & TCP_ACK else RCV_SYN, AT_RECEIVER)
     if flags & TCP_ACK and R.flags & END_SEEN and (R.state >= STATE_ESTABLISHED or seq_gt(p.ack, iss_of(R))):
-        step(c, 1 - c.s, RCV_ACK_OF_SYN, AT_RECEIVER)
+        track_step(c, 1 - c.s, RCV_ACK_OF_SYN, AT_RECEIVER)
         if seq_gt(p.ack, R.snd_una) and seq_le(p.ack, R.snd_max):
             R.snd_una = p.ack
         if R.flags & END_FIN_SENT and seq_gt(p.ack, R.fin_seq):
-            step(c, 1 - c.s, RCV_ACK_OF_FIN, AT_RECEIVER)
+            track_step(c, 1 - c.s, RCV_ACK_OF_FIN, AT_RECEIVER)
     if R.state == STATE_ESTABLISHED and S.state == STATE_ESTABLISHED:
-        note_established(c)
+        track_established(c)
     if p.opts & OPT_TS and (flags & TCP_SYN or seq_le(p.seq, R.last_ack if R.flags & END_ACKED else p.seq)):
         if not R.flags & END_TS or seq_ge(p.tsval, R.ts_recent):
             R.ts_recent = p.tsval
@@ -295,7 +280,7 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
     if not e.flags & END_FIN_SENT or e.flags & END_FIN_DONE or e.nxt != e.fin_seq:
         return
     e.flags |= END_FIN_DONE
-    step(c, 1 - side, RCV_FIN, AT_RECEIVER)
+    track_step(c, 1 - side, RCV_FIN, AT_RECEIVER)
 
 
 cdef bint ends_in_doubt(const scene_t *c, int side) noexcept nogil:
@@ -376,7 +361,7 @@ cdef bint track_vouched(scene_t *c, int side) noexcept nogil:
         return False
     e.snd_max, e.fin_seq = ack, ack - 1
     e.flags |= END_FIN_SENT
-    step(c, side, SND_FIN, AT_SENDER)
+    track_step(c, side, SND_FIN, AT_SENDER)
     return True
 
 
@@ -416,8 +401,8 @@ cdef void track_rst(scene_t *c) noexcept nogil:
     """An acceptable RST: both ends are closed."""
     cdef flow_t *f = c.flow
     history_add(f, c.s, HIST_RST)
-    step(c, c.s, SND_RST, AT_SENDER)
-    step(c, 1 - c.s, RCV_RST, AT_RECEIVER)
+    track_step(c, c.s, SND_RST, AT_SENDER)
+    track_step(c, 1 - c.s, RCV_RST, AT_RECEIVER)
     f.end[c.s].state = f.end[1 - c.s].state = STATE_CLOSED
     if not f.end_reason:
         f.end_reason = END_RST_CLIENT if reset_by(c) == CLIENT else END_RST_SERVER
@@ -441,5 +426,5 @@ cdef void track_revive(scene_t *c) noexcept nogil:
 
 cdef void track_time_out(scene_t *c) noexcept nogil:
     """2MSL have passed (RFC 9293 3.6.1)."""
-    step(c, CLIENT, TIMEOUT, AT_SENDER)
-    step(c, SERVER, TIMEOUT, AT_SENDER)
+    track_step(c, CLIENT, TIMEOUT, AT_SENDER)
+    track_step(c, SERVER, TIMEOUT, AT_SENDER)

@@ -1,0 +1,70 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The whole way of most packets in one go: looked up, predicted, told, sent on. `mos.stack` has the way of all the others.
+
+Nothing is done here that the long way does not do; what is left out are the questions whose answers are known beforehand.
+"""
+from libc.stdint cimport int64_t, uint8_t
+from mos.caps cimport caps_met
+from mos.core cimport Core
+from mos.events.kinds cimport KIND_PACKET_IN
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_side, flow_t
+from mos.flow.table cimport table_peek, table_touch
+from mos.flow.wheel cimport wheel_due
+from mos.io.port cimport SEND_ON
+from mos.leave cimport leave
+from mos.lifetime cimport LEAP_S
+from mos.net.packet cimport AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, pkt_segs, pkt_t
+from mos.segment cimport WAY_FAILED
+from mos.state.blocks cimport undo_begin
+from mos.straight cimport STRAIGHT_NOT, goes_straight, straight_on
+
+cdef enum:              # how an express way ended
+    EXPRESS_FAILED = -1     # a handler raised and the run is to stop
+    EXPRESS_DONE = 0        # the packet has left
+    EXPRESS_ANSWERED = 1    # its flow has had it; a handler answered, so it is not yet decided what leaves
+    EXPRESS_NOT = 2         # it is not for here: nothing has happened
+
+cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
+    """Nothing comes due by `ts`, and it is no leap: the clock may just be set."""
+    if ts <= k.now:
+        ts = k.now
+    elif k.now == 0 or ts - k.now >= <int64_t>LEAP_S * 1000000000:
+        return False
+    return not k.leap and not wheel_due(k.idle, ts) and not wheel_due(k.timers, ts)
+
+cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
+    """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled."""
+    cdef flow_t *f
+    cdef int s, how
+    if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) or not time_stands(k, p.ts):
+        return EXPRESS_NOT
+    f = table_peek(k.table, &p.key, p.hash)
+    if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or f.alias != NULL or f.mask >> KIND_PACKET_IN & 1:
+        return EXPRESS_NOT
+    s = flow_side(f, p.from_hi)
+    how = goes_straight(k, f, p, s)
+    if how == STRAIGHT_NOT:
+        return EXPRESS_NOT
+    k.n.packets_in += 1
+    k.n.bytes_in += p.wirelen
+    k.n.decoded += 1
+    k.n.tracked += 1
+    if p.gso_size:
+        k.n.more_segments += pkt_segs(p) - 1
+    if p.ts > k.now:
+        k.now = k.slots.now = p.ts
+    k.fresh = k.committed = k.edited = 0
+    f.end[s].packets += 1
+    f.end[s].bytes += p.wirelen
+    f.end[s].payload += p.payload_len
+    f.last_ns = k.now
+    table_touch(f)
+    undo_begin(k.undo, f)
+    flow[0] = f
+    if straight_on(k, f, p, s, how) == WAY_FAILED:
+        return EXPRESS_FAILED
+    if k.answer.verdict or k.answer.edits != NULL or f.alias != NULL or caps_met(k):
+        return EXPRESS_ANSWERED
+    k.n.forwarded += 1
+    leave(k, p, p.frame, p.caplen, p.wirelen, SEND_ON)
+    return EXPRESS_DONE

@@ -1,0 +1,63 @@
+"""A run takes ordinary packets express, `feed` never does: both tell the same, in the same order, and pass the same on."""
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mos import DROP, DROP_FLOW, Chain, Engine, FlowVar, on
+from mos.events import FlowEnd, FlowEstablished, FlowStart, StreamData, StreamGap
+from mos.testing import merge, tcp
+
+turns = FlowVar(int)
+
+
+def box(share, told):
+    """Tells what happens to flows. Drops data whose bytes sum up to a multiple of `share`, and flows after five such."""
+    @on(StreamData)
+    def data(ev):
+        turns[ev.flow] += 1
+        told.append((ev.flow.id, ev.to_server, ev.offset, ev.data, ev.redelivered, turns[ev.flow], ev.flow.client_side.packets))
+        if share and sum(ev.data) % share == 0:
+            return DROP_FLOW("often") if turns[ev.flow] > 5 else DROP("by its sum")
+
+    def life(ev):
+        told.append((type(ev).__name__, ev.flow.id, ev.time, ev.flow.client_side.wire_bytes, ev.flow.server_side.wire_bytes))
+    return [data] + [on(kind)(lambda ev: life(ev)) for kind in (FlowStart, FlowEstablished, FlowEnd, StreamGap)]
+
+
+def outcome(packets, path, share, express, **how):
+    """What was told, the counters, and what left."""
+    told, out = [], path.with_name(f"out_{express}.pcap")
+    with Engine(Chain(box(share, told)), hash_key=bytes(16), write=out, **how) as engine:
+        if express:
+            engine.run(path)
+        else:
+            for ns, frame in packets:
+                engine.feed(frame, ns)
+    stats = engine.stats()
+    return told, {k: v for k, v in stats.items() if k in ("packets_in", "bytes_in", "forwarded", "dropped", "flows")}, \
+        stats["stages"], out.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0, 2, 7]), truth=st.sampled_from(["tap", "inline"]))
+def test_a_run_says_what_feeding_says(tmp_path_factory, seed, share, truth):
+    """Six connections at a time; some end, some do not, segments of some are lost or come late, half of them minutes apart."""
+    draw = Random(seed)
+    parts = []
+    for i in range(6):
+        c = tcp(f"10.0.0.{i + 1}:{draw.randrange(1, 60000)}", "10.0.1.1:80", timestamps=draw.random() < 0.5)
+        for _ in range(draw.randrange(6)):
+            c.send(draw.randbytes(draw.randrange(1, 40)), ack=draw.random() < 0.7).reply(draw.randbytes(9))
+            if draw.random() < 0.1:
+                c.wait(draw.choice([1, 400, 4000]))
+        if draw.random() < 0.7:
+            c.close(draw.choice(["client", "server"]))
+        for _ in range(draw.randrange(3)):
+            draw.choice([c.lose, c.duplicate, c.reorder])(draw.randrange(1, len(c.packets)))
+        parts.append(c)
+    packets = merge(*parts)
+    path = tmp_path_factory.mktemp("express") / "in.pcap"
+    packets.pcap(path)
+    assert outcome(packets.packets, path, share, True, truth=truth, safe="off") \
+        == outcome(packets.packets, path, share, False, truth=truth, safe="off")

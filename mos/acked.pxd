@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.caps cimport caps_over
 from mos.core cimport Core
-from mos.events.bus cimport bus_event
+from mos.events.dispatch cimport dispatch
 from mos.events.kinds cimport KIND_STREAM_DATA
 from mos.events.ring cimport AT_ACKED, EV_DOUBTFUL, event_t
 from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_t
@@ -23,7 +23,7 @@ cdef inline int acked_tell(Core k, flow_t *f, int side, seg_t *s, uint32_t n) no
     e.to_server, e.flow, e.now = side == CLIENT, f, k.now
     e.flags = EV_DOUBTFUL if s.doubtful else 0
     e.offset, e.length, e.data = s.off, n, seg_data(s)
-    return bus_event(k.bus, &e, &k.answer)
+    return dispatch(k.bus, &e, &k.answer)
 
 cdef inline int acked_release(Core k, flow_t *f, int side, uint64_t to) noexcept nogil:
     """Hand out what waits below offset `to`, in order."""

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.core cimport Core
-from mos.events.bus cimport bus_event
+from mos.events.dispatch cimport dispatch
 from mos.events.kinds cimport (
     CAP_BYTES, CAP_DOMAINS, CAP_DOUBTFUL, CAP_FRAGMENTS, CAP_GLOBAL_BYTES, CAP_SEGMENTS, CAP_SETS, KIND_CAP_REACHED)
 from mos.events.ring cimport event_t
@@ -59,7 +59,7 @@ cdef inline int caps_tell(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
             e.size, e.kind, e.segs, e.to_server, e.cause = sizeof(e), KIND_CAP_REACHED, 1, 1, <uint8_t>cause
             e.flow, e.pkt, e.now = f, p, k.now
             k.n.events[KIND_CAP_REACHED] += k.bus.any_mask >> KIND_CAP_REACHED & 1
-            if bus_event(k.bus, &e, &k.answer) < 0:
+            if dispatch(k.bus, &e, &k.answer) < 0:
                 return -1
         met >>= 1
         cause += 1

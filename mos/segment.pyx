@@ -7,7 +7,7 @@ from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
-from mos.events.bus cimport MOS_HOLD, WANTS_BYTES, bus_event
+from mos.events.dispatch cimport MOS_HOLD, WANTS_BYTES, dispatch
 from mos.events.kinds cimport (
     CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA,
     KIND_STREAM_GAP, REFUSED_ACK)
@@ -474,7 +474,7 @@ cdef int drain(Core k) noexcept nogil:
 
 cdef int tell(Core k, event_t *e) noexcept nogil:
     k.n.events[e.kind] += 1
-    return bus_event(k.bus, e, &k.answer)
+    return dispatch(k.bus, e, &k.answer)
 
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
     """The flow ends: deliver what waits behind holes, each hole a StreamGap, and tell of bytes acknowledged but unseen."""

@@ -14,6 +14,8 @@ from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
 cdef enum:
     WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
 
+ctypedef PyObject *(*vectorcall_t "vectorcallfunc")(PyObject *, PyObject *const *, size_t, PyObject *) noexcept
+
 cdef struct handler_t:
     handler_fn fn           # NULL: a Python callable
     void   *ctx
@@ -26,6 +28,9 @@ cdef struct handler_t:
     uint8_t  attached       # for every flow from its start
     uint8_t  answers        # a verdict is allowed (the kind's contract)
     uint64_t calls
+    vectorcall_t call       # of a Python handler: as PyObject_Vectorcall; looked up once
+    PyObject *function      # borrowed, a method's function
+    PyObject *self          # borrowed, a method's object; else NULL
 
 cdef struct node_t:         # an event narrowed by a predicate
     int32_t  parent
@@ -64,6 +69,7 @@ cdef class Bus:
     cdef uint32_t nhandlers, nnodes, nsets, sets_cap
     cdef uint16_t positions
     cdef uint64_t serial        # of events dispatched
+    cdef uint64_t answerable    # kinds that may be answered
     cdef uint64_t any_mask      # kinds that some handler of any set wants
     cdef uint64_t want_receiver, want_acked     # kinds wanted at those moments
     cdef uint64_t withheld      # kinds that a flow picked up without its SYN never has
@@ -79,7 +85,8 @@ cdef class Bus:
     cdef readonly dict errors           # handler name -> count
     cdef readonly list functions        # Python callables by handler index, None for C
     cdef readonly list names            # "nf.handler" by index
-    cdef list views                     # reusable Event per handler
+    cdef list views                     # reusable Event per handler and kind, None: not made yet, or somebody kept it
+    cdef PyObject **slots               # the same, borrowed; NULL for None
     cdef list owners                    # what keeps filters and C contexts alive
     cdef list policies                  # per handler: raise, fail_open, fail_closed, detach
     cdef dict indices                   # callable -> [handler index]
@@ -97,6 +104,10 @@ cdef class Bus:
     cdef int lay_out(self) except -1
     cdef int64_t intern(self, members, set_t *made) except -2
     cdef int change(self, flow_t *f, int what, bint on) except -1
+    cdef PyObject *new_view(self, handler_t *h, event_t *e, answer_t *a, int *verdict) noexcept
+    cdef int settle_call(self, handler_t *h, event_t *e, answer_t *a, Event view, PyObject *result) noexcept
+    cdef Event view_for(self, uint32_t slot, const event_t *e)
+    cdef void forget_view(self, uint32_t slot) noexcept
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1
     cdef int publish(self, users, int depth, const event_t *e) except -1
@@ -106,10 +117,13 @@ cdef class Bus:
     cdef bint holds_for(self, Filter f, user, event_t *cause) except -1
     cdef int fail(self, int32_t index, event_t *e, answer_t *a, str what, exc) except -1
 
-cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil
 cdef void bus_take_gil(Bus b) noexcept nogil
 cdef void bus_drop_gil(Bus b) noexcept nogil
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil
+cdef void set_reason(answer_t *a, reason) noexcept
+cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept
+cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept
+cdef int hand_out(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept
 
 cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
     """From now on the handlers of this set are asked about the flow."""
@@ -117,3 +131,27 @@ cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
     f.mask = b.sets[number].mask
     if f.flags & FLOW_MIDSTREAM:
         f.mask &= ~b.withheld
+
+cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:
+    """How far down the walk of this direction the handler's box stands."""
+    return h.position if e.to_server or not b.reverse else b.positions - 1 - h.position
+
+cdef inline void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int rank, const char *why) noexcept nogil:
+    """Merge one answer. BYPASS and DETACH take effect for the flow's next event; the strongest verdict stands."""
+    if verdict >= MOS_BYPASS:
+        if e.flow != NULL:
+            bus_take_gil(b)
+            (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
+        return
+    if h.observe or not h.answers or not b.answerable >> e.kind & 1 or e.pkt == NULL:   # no packet: a flow's last bytes
+        return
+    if verdict == MOS_EDIT:
+        b.serial += 1               # other bytes from here on, so predicates are asked again
+    if verdict > a.verdict:
+        a.verdict, a.position, a.handler, a.why = <uint8_t>verdict, h.position, h.index, why
+        if h.fn != NULL and a.reason != NULL:
+            bus_take_gil(b)
+            (<void (*)(answer_t *, object) noexcept nogil>set_reason)(a, None)
+    if verdict >= MOS_HOLD and (not a.stopped or rank < a.rank):
+        a.stopped = 1
+        a.rank = rank

@@ -1,4 +1,4 @@
-"""Dispatch: from an event to the handlers that want it, in walking order, and from their answers to one verdict.
+"""Who is asked: the handlers of a chain, which of them a flow has, and what becomes of their answers.
 
 A handler set is an interned, immutable table of rows (moment, kind, direction); a flow holds just its number. Attaching
 and detaching move the flow from set to set, so memory grows with distinct sets, not with flows.
@@ -25,6 +25,13 @@ cdef extern from "Python.h":
     void PyEval_RestoreThread(void *) nogil
     void *PyCapsule_GetPointer(object, const char *) except NULL
     void *PyCapsule_GetContext(object)
+    object taken "Py_XNewRef"(PyObject *)   # NULL: what has been raised goes on being raised
+    bint PyFunction_Check(PyObject *)
+    bint PyMethod_Check(PyObject *)
+    PyObject *PyMethod_GET_FUNCTION(PyObject *)
+    PyObject *PyMethod_GET_SELF(PyObject *)
+    vectorcall_t PyVectorcall_Function(PyObject *)
+    PyObject *PyObject_Vectorcall(PyObject *, PyObject *const *, size_t, PyObject *) noexcept
 
 cdef enum:
     MAX_HANDLERS = 4096     # a row entry is 16 bits; a chain of hundreds of boxes fits
@@ -32,10 +39,6 @@ cdef enum:
     MAX_PUBLISHED = 65536   # user events of one built-in event: more is a handler that never stops yielding
 
 assert ROWS == MOMENTS * NKINDS * 2
-
-cdef uint64_t ANSWERABLE = sum([1 << BITS[k.name] for k in LEAVES if k.answers])
-
-ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
 
 
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil:
@@ -74,23 +77,6 @@ cdef void bus_drop_gil(Bus b) noexcept nogil:
         b.holding = 0
 
 
-cdef bint node_holds(Bus b, int32_t index, event_t *e) noexcept nogil:
-    """Whether a narrowed event and all it narrows hold for `e`; each is asked once per event."""
-    cdef node_t *n = &b.nodes[index]
-    if n.stamp == b.serial:
-        return n.holds
-    n.stamp = b.serial
-    n.holds = 0
-    if n.parent >= 0 and not node_holds(b, n.parent, e):
-        return False
-    if n.filter != NULL:
-        n.holds = filter_run(n.filter, e)
-    else:
-        bus_take_gil(b)
-        n.holds = (<bint (*)(Bus, int32_t, event_t *) noexcept nogil>ask_predicate)(b, index, e)
-    return n.holds
-
-
 cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept:
     cdef Event view = view_new(e.kind)
     view.engine = b.engine
@@ -104,118 +90,24 @@ cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept:
         view_release(view)
 
 
-cdef int bus_event(Bus b, event_t *e, answer_t *a) noexcept nogil:
-    """Ask every handler of `e` and merge into `a`. -1: a handler raised and the run is to stop."""
-    cdef set_t *s = &b.sets[e.flow.set_id if e.flow != NULL else 0]
-    cdef uint32_t row = (e.at * NKINDS + e.kind) * 2 + e.to_server
-    cdef uint32_t i = s.start[row], end = s.start[row + 1]
-    cdef handler_t *h
-    cdef action_t act
-    cdef int rank, verdict
-    if i == end:
-        return 0
-    b.serial += 1
-    while i < end:
-        h = &b.handlers[s.order[i]]
-        i += 1
-        rank = rank_of(b, h, e)
-        if a.stopped and rank > a.rank and not h.observe:
-            continue
-        if e.position != h.position and e.flow != NULL and e.flow.alias != NULL:
-            b.serial += 1           # other names from here on, so predicates are asked again
-        e.position = h.position
-        b.asking = h.index
-        if h.filter != NULL and not filter_run(h.filter, e):
-            continue
-        if h.node >= 0 and not node_holds(b, h.node, e):
-            continue
-        h.calls += 1
-        if h.fn != NULL:
-            act.size = sizeof(action_t)
-            act.published = 0
-            act.why = NULL
-            act.bus = <void *>b
-            verdict = h.fn(h.ctx, e, &act)
-            if verdict and allowed(b, h, e, verdict):
-                settle(b, h, e, a, verdict, rank, act.why)
-            if act.published:
-                bus_take_gil(b)
-                verdict = (<python_fn>call_python)(b, h, e, a)
-                if verdict:
-                    settle(b, h, e, a, verdict, rank, NULL)
-        else:
-            bus_take_gil(b)
-            verdict = (<python_fn>call_python)(b, h, e, a)
-            if verdict:
-                settle(b, h, e, a, verdict, rank, NULL)
-        if b.failed:
-            break
-    b.asking = -1
-    return -1 if b.failed else 0
-
-
-cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:
-    """How far down the walk of this direction the handler's box stands."""
-    return h.position if e.to_server or not b.reverse else b.positions - 1 - h.position
-
-
-cdef bint allowed(Bus b, handler_t *h, const event_t *e, int verdict) noexcept nogil:
-    """A C handler's answer is one it may give to this event, as `understand` demands of Python; else it counts as PASS."""
-    cdef bint may = h.answers and not h.observe and ANSWERABLE >> e.kind & 1 and (e.at == AT_SENDER or verdict != MOS_DROP)
-    if verdict == MOS_BYPASS or verdict == MOS_DETACH or (may and MOS_DROP <= verdict <= MOS_RESET):
-        return True
-    b.misanswers += 1
-    return False
-
-
-cdef void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdict, int rank, const char *why) noexcept nogil:
-    """Merge one answer. BYPASS and DETACH take effect for the flow's next event; the strongest verdict stands."""
-    if verdict >= MOS_BYPASS:
-        if e.flow != NULL:
-            bus_take_gil(b)
-            (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
-        return
-    if h.observe or not h.answers or not ANSWERABLE >> e.kind & 1 or e.pkt == NULL:     # no packet: a flow's last bytes
-        return
-    if verdict == MOS_EDIT:
-        b.serial += 1               # other bytes from here on, so predicates are asked again
-    if verdict > a.verdict:
-        a.verdict, a.position, a.handler, a.why = <uint8_t>verdict, h.position, h.index, why
-        if h.fn != NULL and a.reason != NULL:
-            bus_take_gil(b)
-            (<void (*)(answer_t *, object) noexcept nogil>set_reason)(a, None)
-    if verdict >= MOS_HOLD and (not a.stopped or rank < a.rank):
-        a.stopped = 1
-        a.rank = rank
-
-
 cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept:
     b.change(f, <int>h.index if verdict == MOS_DETACH else -1 - <int>h.position, False)
 
 
-cdef int call_python(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
-    """Call a Python handler with its reusable view, or hand out what one in C has published; a verdict code.
-
-    Whatever is raised is settled here.
-    """
-    cdef uint32_t slot = h.index * NKINDS + e.kind
-    cdef Event view = <Event>b.views[slot]
-    if view is None:
-        view = view_new(e.kind)
-        view.engine = b.engine
-        b.views[slot] = view
-    view_bind(view, e)
+cdef int hand_out(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
+    """Hand out what a handler in C has published; a verdict code."""
+    cdef Event view = None
     try:
-        if h.fn != NULL:
-            return b.deliver(e, a, view)
-        result = b.functions[h.index](view)
-        return MOS_PASS if result is None else b.understand(h, e, a, view, result)
+        view = b.view_for(h.index * NKINDS + e.kind, e)
+        view_bind(view, e)
+        return b.deliver(e, a, view)
     except BaseException as exc:
-        return b.fail(h.index, e, a, type(view).__name__, exc)
+        return b.fail(h.index, e, a, LEAVES[e.kind].name, exc)
     finally:
-        view_release(view)
-        if view_held(view, 2):      # the list's reference and ours
-            b.views[slot] = None
+        if view is not None:
+            view_release(view)
+            if view_held(view, 2):      # the list's reference and ours
+                b.forget_view(h.index * NKINDS + e.kind)
 
 
 cdef class Bus:
@@ -230,13 +122,15 @@ cdef class Bus:
         self.sets_cap = max(1, sets_cap)
         self.sets = <set_t *>calloc(self.sets_cap, sizeof(set_t))
         self.places = <place_t *>calloc(len(subscriptions) + 1, sizeof(place_t))
-        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL:
+        self.slots = <PyObject **>calloc((len(subscriptions) + 1) * NKINDS, sizeof(PyObject *))
+        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL or self.slots == NULL:
             raise MemoryError("no memory for the handler tables")
 
     def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
         self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
+        self.answerable = sum([1 << BITS[k.name] for k in LEAVES if k.answers])
         self.asking = -1
         self.errors, self.interned, self.user_rows, self.indices = {}, {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
@@ -255,6 +149,7 @@ cdef class Bus:
                 set_free(&self.sets[i])
         free(self.sets)
         free(self.places)
+        free(self.slots)
         free(self.handlers)
         free(self.nodes)
 
@@ -274,6 +169,10 @@ cdef class Bus:
             self.owners.append(s.capsule)
         else:
             self.python = 1
+            h.function = <PyObject *>s.function
+            if PyMethod_Check(h.function):
+                h.function, h.self = PyMethod_GET_FUNCTION(h.function), PyMethod_GET_SELF(h.function)
+            h.call = PyVectorcall_Function(h.function) if PyFunction_Check(h.function) else PyObject_Vectorcall
         self.functions.append(s.function)
         if isinstance(s.function, Hashable):
             self.indices.setdefault(s.function, []).append(i)
@@ -359,6 +258,39 @@ cdef class Bus:
         if found is None:
             raise MosError(f"{getattr(fn, '__name__', fn)!r} is no handler of this chain: mark it with @on(…, attached=False)")
         return all([self.change(<flow_t *>flow, i, on) for i in found])
+
+    cdef Event view_for(self, uint32_t slot, const event_t *e):
+        """A view of events of this kind for one handler, to be used again for each of them."""
+        cdef Event view = self.views[slot]
+        if view is None:
+            view = view_new(e.kind)
+            view.engine = self.engine
+            self.views[slot] = view
+            self.slots[slot] = <PyObject *>view
+        return view
+
+    cdef void forget_view(self, uint32_t slot) noexcept:
+        """Somebody keeps this view: the next event gets another, or a stale one would come alive."""
+        self.slots[slot] = NULL
+        self.views[slot] = None
+
+    cdef PyObject *new_view(self, handler_t *h, event_t *e, answer_t *a, int *verdict) noexcept:
+        """view_for, borrowed; NULL: there is no memory for it, and `verdict` says what comes of that."""
+        try:
+            self.view_for(h.index * NKINDS + e.kind, e)
+            return self.slots[h.index * NKINDS + e.kind]
+        except BaseException as exc:
+            verdict[0] = self.fail(h.index, e, a, LEAVES[e.kind].name, exc)
+            return NULL
+
+    cdef int settle_call(self, handler_t *h, event_t *e, answer_t *a, Event view, PyObject *result) noexcept:
+        """The verdict code of a call that gave anything but None. Takes `result` over; NULL: the handler has raised."""
+        try:
+            answer = taken(result)
+            Py_XDECREF(result)
+            return self.understand(h, e, a, view, answer)
+        except BaseException as exc:
+            return self.fail(h.index, e, a, type(view).__name__, exc)
 
     cdef int understand(self, handler_t *h, event_t *e, answer_t *a, Event view, result) except -1:
         """The verdict code of what a handler returned; remembers reason and edit. Raises VerdictError."""

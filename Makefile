@@ -17,7 +17,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-inline test judge safe sanitize fuzz bench bench-hostile soak build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge safe resets sanitize fuzz bench bench-hostile soak build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -36,6 +36,9 @@ judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: 
 
 safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see (ten minutes)
 	$(BIN)/python tests/safety.py --cases $(CASES)
+
+resets: $(VENV)/.test build  ## reset 10,000 live connections in every state on wires that lose packets: none may stay half-open
+	$(BIN)/python bench/resets.py $(ARGS)
 
 # Left out: what installs elsewhere, so that nothing of it is under a sanitizer, and what only reads sources.
 sanitize: $(VENV)/.test  ## tests and captures (MOS_CORPORA's too) under AddressSanitizer and UndefinedBehaviorSanitizer; an hour

@@ -170,6 +170,8 @@ cdef class Core:
     cdef uint64_t[4] caps_parts
     cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
+    cdef int64_t unproven_from  # since when `unproven` flows were reset of which only one end was heard (leave.UNPROVEN)
+    cdef uint32_t unproven
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
     cdef uint8_t *out

@@ -18,6 +18,7 @@ from mos.flow.flow cimport (
 from mos.flow.table cimport table_create_hashed, table_remove, table_victim
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
+from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN, pkt_t
 from mos.segment cimport arm, drain, flush, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
@@ -140,6 +141,8 @@ cdef void release(Core k, flow_t *f) noexcept nogil:
         bus_take_gil(k.bus)
         (<void (*)(Core, flow_t *) noexcept nogil>release_objects)(k, f)
     slots_close(k.layout, f)
+    if t != NULL:
+        free(t.resets)
     free(f.extra)
     f.extra = NULL
     k.undo.flow = NULL
@@ -196,6 +199,8 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     if f.flags & FLOW_RESETTING:
         if k.now - f.last_ns >= RESETTING_S * <int64_t>1000000000:
             return end_flow(k, f, END_STOPPED)
+        if t != NULL and t.resets != NULL and leave_again(k, f):
+            return 0
         wheel_arm(k.idle, &f.timer, f.last_ns + RESETTING_S * <int64_t>1000000000)
         return 0
     if f.flags & FLOW_CLOSED and f.end_reason > 1:

@@ -128,3 +128,31 @@ def test_a_reset_flow_is_forgotten_when_nobody_speaks_any_more():
     engine = drive([box(no, end)], c, truth="inline")
     assert ends == ["stopped", "shutdown"] and engine.forwarded == [True] * 3 + [False] * 4
     assert_balanced(engine.stats())
+
+
+def test_a_reset_is_said_again_where_it_may_be_lost(tmp_path):
+    """A silent end would stay open; five times in a second and a half, as the latest one was."""
+    @on(PacketIn, where="payload_length > 0")
+    def no(ev):
+        return RESET
+    c = tcp(A, B).send(b"abc", ack=False)
+    times = [0.05, 0.12, 0.35, 0.75, 1.6, 5]
+    packets = [*c.packets, *((c.packets[-1][0] + int(s * SECOND), b"") for s in times)]
+    engine, out = left([box(no)], packets, tmp_path, truth="inline")
+    assert engine.stats()["injected"] == 10
+    resets = [segment_of(frame) for frame in out if len(frame) > 20][3:]
+    assert sorted((s.dport, s.seq) for s in resets) == [(80, 1001)] * 5 + [(1234, 2001)] * 5
+    engine, _ = left([box(no)], packets, tmp_path, truth="tap")
+    assert engine.stats()["injected"] == 2
+
+
+def test_a_flood_of_invented_syns_is_answered_once_each(tmp_path):
+    """But for a thousand a second: RSTs of ours shall not be a weapon."""
+    @on(PacketIn)
+    def no(ev):
+        return RESET
+    packets = [(c.packets[0][0] + i * 1000, c.packets[0][1]) for i in range(3000)
+               for c in [tcp(f"10.1.{i >> 8}.{i & 255}:1234", B, handshake=False).syn()]]
+    packets.append((packets[-1][0] + 10 * SECOND, b""))
+    engine, _ = left([box(no)], packets, tmp_path, truth="inline")
+    assert 3000 < engine.stats()["injected"] <= 3000 + 4 * 1000

@@ -351,8 +351,7 @@ class Engine:
                 "peak_flows": table["peak"], "flow_bytes": self._flow_bytes(table, c["reassembly"]["peak"])}
         if self.source is not None and self.source.live:
             out["ports"] = self.source.stats()
-        if self.observers is not None:
-            out["observers"] = self.observers.counters()
+        out["observers"] = self.observers.counters() if self.observers is not None else {}
         rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters(),
                                                               "stores": self.slots.store_counters()}
         return out | rest

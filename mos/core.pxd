@@ -160,6 +160,7 @@ cdef class Core:
     cdef seg_t *copy            # of what the packet in hand brings into order: retained when it is forwarded
     cdef uint32_t workers       # that share the traffic, each with a stack of its own; 0: this is the only one
     cdef int worker             # which one this is, from 0
+    cdef bint on_wire           # the kernel shares it out: only what is this one's comes, but fragments
     cdef uint8_t phase          # PHASE_*: what is under way, and for the first two and the last when it was due and whose it is
     cdef int64_t due
     cdef uint64_t due_flow

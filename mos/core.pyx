@@ -304,9 +304,12 @@ cdef class Core:
         """Packet time, ns since 1970."""
         return self.now
 
-    def share(self, int worker, int workers):
-        """From now on take one worker's part of the flows, and of what belongs to none all (worker 0) or nothing."""
-        self.worker, self.workers = worker, workers
+    def share(self, int worker, int workers, bint on_wire=False):
+        """From now on take one worker's part of the flows, and of what belongs to none all (worker 0) or nothing.
+
+        `on_wire`: nothing else comes than that, but fragments, as the program of `mos.io.fanout` has it.
+        """
+        self.worker, self.workers, self.on_wire = worker, workers, on_wire
 
     @property
     def shared(self):
@@ -320,7 +323,10 @@ cdef class Core:
 
     @property
     def place(self):
-        """Where the run is, as a tuple: what happens later, in whatever worker, has a greater one."""
+        """Where the run is, as a tuple: what happens later, in whatever worker, has a greater one. On a wire nobody numbers
+        the packets of all: their time counts."""
+        if self.on_wire:
+            return self.now, 0, 0, 0
         if self.phase == PHASE_PACKET:
             return self.n.packets_in, PHASE_PACKET, 0, 0
         return self.n.packets_in, self.phase, self.due, self.due_flow

@@ -53,7 +53,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         if f == NULL:
             orphan(k, p, ORPHAN_TABLE_FULL)
             return NULL
-    f.id = k.n.packets_in
+    f.id = k.n.packets_in * k.workers + k.worker if k.on_wire else k.n.packets_in
     f.client_hi = <uint8_t>client_hi
     f.policy = k.policies_for(f)
     if midstream:

@@ -16,7 +16,6 @@ cdef class Stack(Core):
     cdef int packet(self, pkt_t *p) noexcept nogil
     cdef int exact_packet(self, pkt_t *p) noexcept nogil
     cdef int take(self, pkt_t *p) noexcept nogil
-    cdef bint elsewhere(self, pkt_t *p) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef void malformed(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil

@@ -20,12 +20,12 @@ from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
-from mos.net.decode cimport decode, decode_ahead, decoder_t
+from mos.net.decode cimport decode, decode_ahead
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
-    AHEAD_DECODED, AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
+    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
     CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
-from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, shard_key, shard_plain
+from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
@@ -33,6 +33,7 @@ from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express
 from mos.leave cimport leave, sentence
 from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.safe cimport safe_after, safe_alter
+from mos.share cimport elsewhere
 from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
@@ -131,7 +132,7 @@ cdef class Stack(Core):
             return
         if self.until and self.until - self.n.packets_in < <uint64_t>n:
             n = <int>(self.until - self.n.packets_in)
-        for i in range(n if self.workers else 0):
+        for i in range(n if self.workers and not self.on_wire else 0):
             if shard_plain(&batch[i], self.workers) not in (self.worker, SHARD_UNKNOWN):
                 batch[i].ahead = AHEAD_ELSEWHERE
         decode_ahead(self.dec, batch, n)
@@ -224,7 +225,7 @@ cdef class Stack(Core):
         self.n.bytes_in += p.wirelen
         if pass_time(self, p.ts) < 0:
             return -1
-        if self.workers and self.elsewhere(p):
+        if self.workers and (p.ahead == AHEAD_ELSEWHERE if p.ahead else elsewhere(self, p, self.selection is None or self.selected(p))):
             self.n.elsewhere += 1
             self.n.bytes_elsewhere += p.wirelen
             return -1 if self.bus.failed else 0
@@ -254,23 +255,6 @@ cdef class Stack(Core):
             self.answer.verdict, self.answer.position = MOS_DROP, 65535
             self.n.dropped[DROPPED_FRAGMENT] += 1
         return self.finish(p, NULL, 0)
-
-    cdef bint elsewhere(self, pkt_t *p) noexcept nogil:
-        """Another worker takes the packet. Fragments are put together by all of them, but counted by one."""
-        cdef decoder_t was
-        cdef size_t counted = <char *>&was.frags - <char *>&was.by_status
-        cdef int worker = SHARD_LOOSE
-        if p.ahead:
-            return p.ahead == AHEAD_ELSEWHERE
-        if self.selection is None or self.selected(p):
-            worker = shard_plain(p, self.workers)
-            if worker == SHARD_UNKNOWN:
-                memcpy(&was.by_status, &self.dec.by_status, counted)
-                worker = shard_key(&p.key, self.workers) if decode(self.dec, p) == PKT_FLOW else SHARD_LOOSE
-                p.ahead = AHEAD_DECODED
-                if worker != self.worker:
-                    memcpy(&self.dec.by_status, &was.by_status, counted)
-        return worker != self.worker
 
     cdef bint selected(self, const pkt_t *p) noexcept nogil:
         """The packet filter's word; it is compiled when a link type is first met."""

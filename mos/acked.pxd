@@ -7,7 +7,7 @@ from mos.core cimport Core
 from mos.events.dispatch cimport dispatch
 from mos.events.kinds cimport KIND_STREAM_DATA
 from mos.events.ring cimport AT_ACKED, EV_DOUBTFUL, event_t
-from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_t
+from mos.flow.flow cimport CLIENT, END_SEEN, end_t, flow_t, reasm_at, reasm_of
 from mos.net.packet cimport TCP_ACK, pkt_t
 from mos.tcp.queue cimport reasm_t, seg_behead, seg_data, seg_drop, seg_end, seg_new, seg_t
 from mos.tcp.reasm cimport OVER_BYTES, OVER_SEGS, plan_t, reasm_offered
@@ -27,7 +27,7 @@ cdef inline int acked_tell(Core k, flow_t *f, int side, seg_t *s, uint32_t n) no
 
 cdef inline int acked_release(Core k, flow_t *f, int side, uint64_t to) noexcept nogil:
     """Hand out what waits below offset `to`, in order."""
-    cdef reasm_t *r = <reasm_t *>f.end[side].reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(f, side)
     cdef seg_t *s
     cdef uint32_t n
     while r != NULL and r.waiting != NULL and r.waiting.off < to:
@@ -58,7 +58,7 @@ cdef inline int acked_keep(Core k, flow_t *f, int side, const plan_t *plan) noex
     cdef uint32_t i
     if not acked_wanted(k, f):
         return 0
-    r = reasm_offered(<reasm_t **>&f.end[side].reasm, &k.budget, 0)
+    r = reasm_offered(<reasm_t **>reasm_at(f, side), &k.budget, 0)
     if r == NULL:
         return 0
     for i in range(plan.n):

@@ -7,7 +7,7 @@ from mos.events.dispatch cimport dispatch
 from mos.events.kinds cimport (
     CAP_BYTES, CAP_DOMAINS, CAP_DOUBTFUL, CAP_FRAGMENTS, CAP_GLOBAL_BYTES, CAP_SEGMENTS, CAP_SETS, KIND_CAP_REACHED)
 from mos.events.ring cimport event_t
-from mos.flow.flow cimport end_t, flow_t
+from mos.flow.flow cimport flow_t, reasm_at
 from mos.net.packet cimport pkt_t
 from mos.net.walk cimport BAD_FRAGMENT_CAP
 from mos.tcp.queue cimport reasm_t
@@ -38,9 +38,9 @@ cdef inline void caps_look(Core k) noexcept nogil:
     part_look(k, 2, CAP_DOMAINS, k.dec.domains.overflow)
     part_look(k, 3, CAP_SETS, k.bus.sets_refused)
 
-cdef inline void caps_park(Core k, end_t *e, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
+cdef inline void caps_park(Core k, flow_t *f, int side, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """Keep a refused segment's bytes until the receiver's ACK tells; those that gave way, and those too long, are a bound's."""
-    if reasm_park(<reasm_t **>&e.reasm, &k.limits, &k.budget, off, data, n):
+    if reasm_park(<reasm_t **>reasm_at(f, side), &k.limits, &k.budget, off, data, n):
         k.cap_reached(CAP_DOUBTFUL)
 
 cdef inline void caps_over(Core k, int over) noexcept nogil:

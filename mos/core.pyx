@@ -16,7 +16,7 @@ from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
 from mos.tcp.reasm cimport plan_free, plan_init
 from mos.tcp.seq cimport seq_diff
-from mos.tcp.trouble cimport trouble_of, trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
 import ipaddress
 
@@ -186,7 +186,7 @@ cdef class Core:
     cdef void drop_timer(self, user_timer_t *t) noexcept:
         wheel_cancel(self.timers, &t.node)
         if t.flow != NULL:
-            (<trouble_t *>t.flow.extra).ntimers -= 1
+            known_trouble(t.flow).ntimers -= 1
             t.at[0] = t.next
             if t.next != NULL:
                 t.next.at = t.at
@@ -255,7 +255,7 @@ cdef class Core:
     def flow_trouble(self, Flow flow, int side):
         """Rare counters of what one end sent, as a dict."""
         cdef flow_t *f = self.alive(flow)
-        cdef trouble_t *t = <trouble_t *>f.extra
+        cdef trouble_t *t = known_trouble(f)
         names = ("retransmitted_packets", "retransmitted_bytes", "conflict_bytes", "gap_bytes", "out_of_order",
                  "duplicate_acks", "zero_windows", "refused")
         if t == NULL:

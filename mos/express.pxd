@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_side, flow_t
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t
 from mos.flow.table cimport table_peek, table_touch
 from mos.flow.wheel cimport wheel_due
 from mos.io.port cimport SEND_ON
@@ -39,7 +39,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) or not time_stands(k, p.ts):
         return EXPRESS_NOT
     f = table_peek(k.table, &p.key, p.hash)
-    if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or f.alias != NULL or f.mask >> KIND_PACKET_IN & 1:
+    if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)
     how = goes_straight(k, f, p, s)
@@ -63,7 +63,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     flow[0] = f
     if straight_on(k, f, p, s, how) == WAY_FAILED:
         return EXPRESS_FAILED
-    if k.answer.verdict or k.answer.edits != NULL or f.alias != NULL or caps_met(k):
+    if k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
         return EXPRESS_ANSWERED
     k.n.forwarded += 1
     leave(k, p, p.frame, p.caplen, p.wirelen, SEND_ON)

@@ -11,7 +11,7 @@ from mos.flow.wheel cimport wheel_arm
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
 from mos.net.packet cimport IPPROTO_TCP, TCP_RST, pkt_t
 from mos.tcp.classify cimport TRUTH_INLINE
-from mos.tcp.trouble cimport trouble_of, trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
 cdef enum:
     RST_SIZE = 128          # of a frame that is kept to be sent again: two VLAN tags, IPv6 and its common options fit
@@ -74,7 +74,7 @@ cdef inline void leave_remember(Core k, const pkt_t *p, flow_t *f, int to, uint3
 
 cdef inline bint leave_again(Core k, flow_t *f) noexcept nogil:
     """The RSTs of a reset flow once more, if they are due; False: they were said often enough."""
-    cdef resets_t *r = <resets_t *>(<trouble_t *>f.extra).resets
+    cdef resets_t *r = <resets_t *>known_trouble(f).resets
     cdef pkt_t p
     cdef int to
     if r.step == AGAIN_STEPS or r.sent >= AGAIN_MOST:

@@ -25,7 +25,7 @@ from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
 from mos.tcp.track cimport scene_t, track_open, track_time_out
-from mos.tcp.trouble cimport trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_t
 
 cdef int64_t LEAP_NS = LEAP_S * <int64_t>1000000000
 
@@ -104,7 +104,7 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
 
     What handlers answer here is about packets that are gone: the packet in hand, another flow's, keeps its own answer.
     """
-    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef trouble_t *t = known_trouble(f)
     cdef answer_t answer = k.answer
     cdef event_t *e
     cdef int side
@@ -133,18 +133,19 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
 
 
 cdef void release(Core k, flow_t *f) noexcept nogil:
-    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef trouble_t *t = known_trouble(f)
     wheel_cancel(k.idle, &f.timer)
-    reasm_free(<reasm_t **>&f.end[0].reasm, &k.budget)
-    reasm_free(<reasm_t **>&f.end[1].reasm, &k.budget)
-    if f.view != NULL or (t != NULL and t.timers != NULL):
-        bus_take_gil(k.bus)
-        (<void (*)(Core, flow_t *) noexcept nogil>release_objects)(k, f)
+    if f.more != NULL:
+        reasm_free(<reasm_t **>&f.more.reasm[0], &k.budget)
+        reasm_free(<reasm_t **>&f.more.reasm[1], &k.budget)
+        if f.more.view != NULL or (t != NULL and t.timers != NULL):
+            bus_take_gil(k.bus)
+            (<void (*)(Core, flow_t *) noexcept nogil>release_objects)(k, f)
     slots_close(k.layout, f)
     if t != NULL:
         free(t.resets)
-    free(f.extra)
-    f.extra = NULL
+        free(t)
+        f.more.trouble = NULL
     k.undo.flow = NULL
     table_remove(k.table, f)
 
@@ -192,7 +193,7 @@ cdef int expire(Core k) noexcept nogil:
 
 cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     """The idle timer ran out: wait on if the flow spoke meanwhile, else it is over."""
-    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef trouble_t *t = known_trouble(f)
     cdef scene_t c
     if t != NULL and t.rst_side and k.now - t.rst_ns >= RST_SILENCE_S * <int64_t>1000000000:
         return end_flow(k, f, END_IDLE)
@@ -266,12 +267,11 @@ cdef void shift_timers(Core k, int64_t ts) noexcept:
 
 cdef void release_objects(Core k, flow_t *f) noexcept:
     """User timers and the Python view of a flow that ends. With the GIL."""
-    cdef trouble_t *t = <trouble_t *>f.extra
+    cdef trouble_t *t = known_trouble(f)
     if t != NULL:
         while t.timers != NULL:
             k.drop_timer(<user_timer_t *>t.timers)
-    if f.view != NULL:
-        flow_view_end(f)
+    flow_view_end(f)
 
 
 cdef void hold(PyObject *value) noexcept:

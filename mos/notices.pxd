@@ -6,12 +6,12 @@ from mos.events.bus cimport MOS_DROP
 from mos.events.kinds cimport KIND_OUT_OF_ORDER, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.events.ring cimport AT_RECEIVER, event_t, ring_add
 from mos.tcp.track cimport scene_t
-from mos.tcp.trouble cimport trouble_of, trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
 cdef inline void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
     cdef event_t *e
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].out_of_order += 1
+        known_trouble(c.flow).side[c.s].out_of_order += 1
     e = ring_add(&k.ring, c.flow.mask, KIND_OUT_OF_ORDER, c.flow, c.pkt, k.now, c.s, c.to_server)
     if e != NULL:
         e.offset, e.length = off, n
@@ -20,7 +20,7 @@ cdef inline void conflicts(Core k, scene_t *c) noexcept nogil:
     cdef uint32_t i
     cdef event_t *e
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].conflict_bytes += k.plan.conflicts.bytes
+        known_trouble(c.flow).side[c.s].conflict_bytes += k.plan.conflicts.bytes
     for i in range(k.plan.conflicts.n):
         e = ring_add(&k.ring, c.flow.mask, KIND_OVERLAP_CONFLICT, c.flow, c.pkt, k.now, c.s, c.to_server)
         if e != NULL:

@@ -13,7 +13,7 @@ from mos.core cimport (
     ALTER_BARE, ALTER_GONE, ALTER_HELD, ALTER_NONE, ALTER_STREAM, DROPPED_UNSAFE, SAFE_ALL, SAFE_BARE, SAFE_HELD,
     SAFE_REWRITTEN, SAFE_URGENT, Core)
 from mos.events.bus cimport WANTS_BYTES
-from mos.flow.flow cimport END_ACKED, END_FIN_SENT, END_SEEN, end_t, flow_t
+from mos.flow.flow cimport END_ACKED, END_FIN_SENT, END_SEEN, end_t, flow_names, flow_t, reasm_at, reasm_of
 from mos.flow.remake cimport (
     MAX_BLOCKS, remake_ack, remake_bare, remake_head, remake_link, remake_not_urgent, remake_seal)
 from mos.flow.rewrite cimport frame_copy, replace_payload, rewrite_flow
@@ -34,7 +34,7 @@ cdef inline bint safe_follows(Core k, const flow_t *f) noexcept nogil:
 
 cdef inline bint safe_flow(Core k, const flow_t *f, int side) noexcept nogil:
     """What `side` sends is looked after: followed, or still retained from when it was."""
-    cdef const reasm_t *r = <const reasm_t *>f.end[side].reasm
+    cdef const reasm_t *r = <const reasm_t *>reasm_of(f, side)
     return k.safe and (safe_follows(k, f) or (r != NULL and r.sent != NULL))
 
 cdef inline uint64_t safe_acked(const flow_t *f, int side) noexcept nogil:
@@ -49,7 +49,7 @@ cdef inline uint64_t safe_acked(const flow_t *f, int side) noexcept nogil:
 
 cdef inline void safe_trim(Core k, flow_t *f, int side) noexcept nogil:
     """Let go what the receiver has acknowledged."""
-    cdef reasm_t *r = <reasm_t *>f.end[side].reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(f, side)
     cdef seg_t *s
     cdef uint64_t to
     if r == NULL or r.sent == NULL:
@@ -70,17 +70,17 @@ cdef inline void safe_forget(Core k) noexcept nogil:
         k.copy = s.next
         seg_drop(&k.budget, s)
 
-cdef inline void safe_withdraw(Core k, end_t *S, uint32_t ack) noexcept nogil:
+cdef inline void safe_withdraw(Core k, flow_t *f, int side, uint32_t ack) noexcept nogil:
     """Inline: data of the SYN that the SYN-ACK does not cover was not taken (RFC 7413 section 4.2.1): it is delivered again."""
+    cdef end_t *S = &f.end[side]
     cdef reasm_t *r
     cdef seg_t **at
     cdef seg_t *s
     if not S.flags & END_SEEN or seq_ge(ack, S.nxt):
         return
-    reasm_offered(<reasm_t **>&S.reasm, &k.budget, S.offset)
+    r = reasm_offered(<reasm_t **>reasm_at(f, side), &k.budget, S.offset)
     S.offset -= S.nxt - ack
     S.nxt = ack
-    r = <reasm_t *>S.reasm
     if r == NULL:
         return
     at = &r.sent
@@ -101,8 +101,7 @@ cdef inline bint safe_room(Core k, scene_t *c) noexcept nogil:
 
     One packet's bytes always have room when nothing else is retained, so a stream never stands still for good.
     """
-    cdef end_t *S = &c.flow.end[c.s]
-    cdef reasm_t *r = reasm_open(<reasm_t **>&S.reasm, &k.budget)
+    cdef reasm_t *r = reasm_open(<reasm_t **>reasm_at(c.flow, c.s), &k.budget)
     cdef seg_t **at = &k.copy
     cdef uint32_t i
     safe_forget(k)
@@ -121,8 +120,7 @@ cdef inline bint safe_room(Core k, scene_t *c) noexcept nogil:
 
 cdef inline void safe_keep(Core k, scene_t *c) noexcept nogil:
     """The packet in hand leaves with what the plan shows: retain that."""
-    cdef end_t *S = &c.flow.end[c.s]
-    cdef reasm_t *r = <reasm_t *>S.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, c.s)
     cdef const pkt_t *p = c.pkt
     cdef seg_t *s = k.copy
     cdef seg_t *following
@@ -155,8 +153,8 @@ cdef inline bint safe_hold(Core k, scene_t *c) noexcept nogil:
         return True
     k.alter = ALTER_HELD
     k.news = seq_gt(p.ack, c.flow.end[1 - c.s].snd_una)
-    if p.tcp_flags & TCP_FIN and c.flow.end[c.s].reasm != NULL:
-        (<reasm_t *>c.flow.end[c.s].reasm).fin_held = 1
+    if p.tcp_flags & TCP_FIN and reasm_of(c.flow, c.s) != NULL:
+        (<reasm_t *>reasm_of(c.flow, c.s)).fin_held = 1
     return k.news
 
 cdef inline bint safe_same(const reasm_t *r, const pkt_t *p, int64_t first, int64_t lo, int64_t hi) noexcept nogil:
@@ -240,7 +238,7 @@ cdef inline int safe_whole(Core k, const pkt_t *p, const reasm_t *r, int64_t fir
 cdef inline int safe_stream(Core k, pkt_t *p, flow_t *f, int s) noexcept nogil:
     """The packet with the bytes retained, as many of its as there are."""
     cdef end_t *S = &f.end[s]
-    cdef reasm_t *r = <reasm_t *>S.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(f, s)
     cdef uint32_t syn = 1 if p.tcp_flags & TCP_SYN else 0, n
     cdef int64_t first = <int64_t>S.offset + seq_diff(p.seq + syn, S.nxt), end = first + p.payload_len
     cdef int64_t lo = max(first, <int64_t>safe_acked(f, s)), hi = end
@@ -302,7 +300,7 @@ cdef inline void safe_rest(Core k, const pkt_t *p, flow_t *f, int s) noexcept no
     Timestamp and ACK are its: those the bytes came with are older, and a receiver would refuse them (RFC 7323 section 5).
     """
     cdef end_t *S = &f.end[s]
-    cdef reasm_t *r = <reasm_t *>S.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(f, s)
     cdef seg_t *g = r.sent
     cdef uint64_t at = max(k.rest, k.plan.next)
     cdef int link = remake_link(p)
@@ -322,7 +320,7 @@ cdef inline void safe_rest(Core k, const pkt_t *p, flow_t *f, int s) noexcept no
         head = remake_head(k.out, p, <uint32_t>link, S.nxt - <uint32_t>(S.offset - at), flags, 0)
         memcpy(k.out + head, seg_data(g) + (at - g.off), n)
         n = remake_seal(k.out, p, <uint32_t>link, head + n - <uint32_t>(p.l4 - p.frame), 0)
-        if f.alias != NULL:
+        if flow_names(f) != NULL:
             rewrite_flow(k.out, p, f, s)
         k.n.split += 1
         leave(k, p, k.out, n, n, SEND_ON | SEND_OURS)
@@ -331,7 +329,7 @@ cdef inline void safe_rest(Core k, const pkt_t *p, flow_t *f, int s) noexcept no
 cdef inline void safe_tell(Core k, const pkt_t *p, const flow_t *f, int s) noexcept nogil:
     """A duplicate ACK with SACK to the sender of a segment that was held back: so it fills the hole at once (RFC 5681)."""
     cdef const end_t *S = &f.end[s]
-    cdef const reasm_t *r = <const reasm_t *>S.reasm
+    cdef const reasm_t *r = <const reasm_t *>reasm_of(f, s)
     cdef seg_t *g = r.head if r != NULL else NULL
     cdef uint32_t[2 * MAX_BLOCKS] blocks
     cdef uint32_t a, b, n

@@ -14,7 +14,7 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t,
-    flow_t, policy_of)
+    flow_t, policy_of, reasm_at, reasm_of)
 from mos.flow.table cimport table_promote
 from mos.flow.wheel cimport wheel_arm, wheel_armed
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
@@ -30,7 +30,7 @@ from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver, track_revive,
     track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
-from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, side_trouble_t, trouble_of, trouble_t
+from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_trouble_t, trouble_of, trouble_t
 
 # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
 cdef int64_t ACKED_GRACE_NS = 1_000_000_000
@@ -61,7 +61,7 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
     if fresh == FRESH_OPENS:
         return taken(k, &c)
     j = classify(f, p, s, k.truth)
-    if f.extra != NULL:
+    if known_trouble(f) != NULL:
         j = weigh(k, &c, j)
     if j.what == SEG_TAKEN:
         return taken(k, &c)
@@ -85,7 +85,7 @@ cdef int again(Core k, scene_t *c) noexcept nogil:
 
 cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
     """Hold open questions of a troubled flow against this segment: is a RST refuted, an impossible ACK confirmed?"""
-    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef trouble_t *t = known_trouble(c.flow)
     if c.truth == TRUTH_TAP and j.what == SEG_REFUSED and second_thoughts(k, c, t, j.cause):
         j = classify(c.flow, c.pkt, c.s, c.truth)
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
@@ -118,14 +118,14 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
 cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
     cdef end_t *e = &c.flow.end[side]
-    cdef reasm_t *r = <reasm_t *>e.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, side)
     if r != NULL and r.doubt != NULL:
         reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
         free_late(k, c, side)
 
 cdef int claimed(Core k, scene_t *c) noexcept nogil:
     """The sender has reached an ACK that seemed impossible: it was seen before its data, as captures of several queues have it."""
-    cdef side_trouble_t *by = &(<trouble_t *>c.flow.extra).side[1 - c.s]
+    cdef side_trouble_t *by = &known_trouble(c.flow).side[1 - c.s]
     cdef end_t *R = &c.flow.end[1 - c.s]
     if not by.claims or seq_gt(by.claim, c.flow.end[c.s].snd_max):
         return 0
@@ -167,7 +167,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         return -1
     if j.park and k.truth == TRUTH_TAP and f.mask & WANTS_BYTES and p.payload_cap and S.flags & END_SEEN and off >= 0 \
             and k.answer.verdict < MOS_HOLD:
-        caps_park(k, S, <uint64_t>off, p.payload, p.payload_cap)
+        caps_park(k, f, c.s, <uint64_t>off, p.payload, p.payload_cap)
     slots_commit(k.undo)
     return WAY_DONE
 
@@ -185,7 +185,7 @@ cdef int taken(Core k, scene_t *c) noexcept nogil:
     if k.truth == TRUTH_TAP and p.tcp_flags & TCP_ACK and evidence(k, c, 1 - c.s, p.ack) < 0:
         return -1
     if k.truth == TRUTH_INLINE and p.tcp_flags & TCP_SYN and p.tcp_flags & TCP_ACK:
-        safe_withdraw(k, &f.end[1 - c.s], p.ack)
+        safe_withdraw(k, f, 1 - c.s, p.ack)
     if p.payload_len and stream(k, c) < 0:
         return -1
     if k.answer.verdict >= MOS_HOLD:
@@ -223,7 +223,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     cdef uint32_t seq = p.seq + (1 if p.tcp_flags & TCP_SYN else 0)
     cdef int64_t off = <int64_t>S.offset + seq_diff(seq, S.nxt), fin
     cdef uint32_t cut
-    cdef reasm_t *r = <reasm_t *>S.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(f, c.s)
     if not safe_follows(k, f):
         if off > <int64_t>S.offset:
             out_of_order(k, c, <uint64_t>off, p.payload_len)
@@ -239,12 +239,12 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if n == 0 or off < 0:
         return 0
     if p.tcp_flags & TCP_SYN and k.truth == TRUTH_TAP:
-        caps_park(k, S, <uint64_t>off, data, n)
+        caps_park(k, f, c.s, <uint64_t>off, data, n)
         return 0
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
-    reasm_probe(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
+    reasm_probe(<reasm_t *>reasm_of(f, c.s), &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1
     if k.plan.conflicts.n:
@@ -265,7 +265,7 @@ cdef bint hopeless(Core k, const reasm_t *r) noexcept nogil:
 cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""
     cdef end_t *S = &c.flow.end[c.s]
-    cdef reasm_t *r = <reasm_t *>S.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, c.s)
     caps_over(k, k.plan.over)
     if caps_tell(k, c.flow, c.pkt) < 0:     # before the verdict below ends the walk
         return -1
@@ -275,12 +275,10 @@ cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32
             return -1
         return no_room(k)
     while k.plan.over:
-        if S.reasm == NULL or (<reasm_t *>S.reasm).head == NULL:
-            if give_up(k, c, c.s, off, GAP_CAP) < 0:
-                return -1
-        elif give_up(k, c, c.s, S.offset + reasm_hole(<reasm_t *>S.reasm, S.offset), GAP_CAP) < 0:
+        r = <reasm_t *>reasm_of(c.flow, c.s)
+        if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset) if r != NULL and r.head != NULL else off, GAP_CAP) < 0:
             return -1
-        reasm_probe_again(<reasm_t *>S.reasm, &k.plan, &k.limits, &k.budget, S.offset, off, data, n,
+        reasm_probe_again(<reasm_t *>reasm_of(c.flow, c.s), &k.plan, &k.limits, &k.budget, S.offset, off, data, n,
                           policy_of(c.flow, c.s))
     return 0
 
@@ -288,7 +286,7 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
     """One StreamData per piece, in order of offset."""
     cdef event_t e
     cdef uint32_t i
-    cdef reasm_t *r = <reasm_t *>c.flow.end[side].reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, side)
     if not c.flow.mask >> KIND_STREAM_DATA & 1:
         return 0
     memset(&e, 0, sizeof(e))
@@ -316,17 +314,17 @@ cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:
     acked_keep(k, c.flow, side, plan)
     if c.flow.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep:
         for i in range(plan.n):
-            reasm_keep(<reasm_t **>&e.reasm, &k.limits, &k.budget, plan.pieces[i].data, plan.pieces[i].len,
+            reasm_keep(<reasm_t **>reasm_at(c.flow, side), &k.limits, &k.budget, plan.pieces[i].data, plan.pieces[i].len,
                        plan.pieces[i].off + plan.pieces[i].len)
-    if plan.to > plan.next or plan.len:
-        reasm_commit(<reasm_t **>&e.reasm, plan, &k.budget, k.now)
+    if reasm_of(c.flow, side) != NULL or (plan.to == plan.next and plan.len):
+        reasm_commit(<reasm_t **>reasm_at(c.flow, side), plan, &k.budget, k.now)
     e.nxt += <uint32_t>(plan.to - plan.next)
     e.offset = plan.to
 
 cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
     """An ACK tells what its sender has: adopt doubtful bytes below it, and note holes that will never be filled."""
     cdef end_t *e = &c.flow.end[side]
-    cdef reasm_t *r = <reasm_t *>e.reasm
+    cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, side)
     cdef int64_t ahead
     cdef uint64_t hi
     cdef uint32_t i
@@ -358,7 +356,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
 cdef int missing(Core k, scene_t *c, int side, uint64_t hi) noexcept nogil:
     """Bytes below `hi` are acknowledged but unseen: wait a little for a capture out of order, then give them up."""
     cdef end_t *e = &c.flow.end[side]
-    cdef reasm_t *r = reasm_offered(<reasm_t **>&e.reasm, &k.budget, 0)
+    cdef reasm_t *r = reasm_offered(<reasm_t **>reasm_at(c.flow, side), &k.budget, 0)
     cdef uint64_t hole, to
     if r == NULL:
         return 0
@@ -375,7 +373,7 @@ cdef int missing(Core k, scene_t *c, int side, uint64_t hi) noexcept nogil:
 cdef int free_late(Core k, scene_t *c, int side) noexcept nogil:
     """Deliver what the queue holds at the delivered offset: the other direction, or a skipped hole, set it free."""
     cdef end_t *e = &c.flow.end[side]
-    reasm_ready(<reasm_t *>e.reasm, &k.late, e.offset)
+    reasm_ready(<reasm_t *>reasm_of(c.flow, side), &k.late, e.offset)
     if k.late.to > k.late.next:
         if offer(k, c, &k.late, side, AT_SENDER) < 0:
             return -1
@@ -393,7 +391,7 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
         return 0
     history_add(c.flow, side, HIST_GAP)
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[side].gap_bytes += to - e.offset
+        known_trouble(c.flow).side[side].gap_bytes += to - e.offset
     if c.flow.mask >> KIND_STREAM_GAP & 1:
         memset(&gap, 0, sizeof(gap))
         gap.size, gap.kind, gap.side, gap.segs = sizeof(event_t), KIND_STREAM_GAP, <uint8_t>side, 1
@@ -404,10 +402,10 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
             return -1
     e.nxt += <uint32_t>(to - e.offset)
     e.offset = to
-    if e.reasm == NULL:
+    if reasm_of(c.flow, side) == NULL:
         track_fin(c, side)
         return 0
-    reasm_skip(<reasm_t *>e.reasm, &k.budget, to if not k.alter else <uint64_t>-1)
+    reasm_skip(<reasm_t *>reasm_of(c.flow, side), &k.budget, to if not k.alter else <uint64_t>-1)
     return free_late(k, c, side)
 
 cdef int commit(Core k, scene_t *c) noexcept nogil:
@@ -429,7 +427,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
         track_receiver(c)
     if acked_hear(k, f, c.s, c.pkt) < 0:
         return WAY_FAILED
-    if f.extra != NULL and k.truth == TRUTH_TAP and claimed(k, c) < 0:
+    if known_trouble(f) != NULL and k.truth == TRUTH_TAP and claimed(k, c) < 0:
         return WAY_FAILED
     track_fin(c, c.s)
     if k.bus.want_receiver >> KIND_PACKET_IN & 1 and k.alter != ALTER_HELD:
@@ -456,7 +454,7 @@ cdef void abort(Core k, scene_t *c) noexcept nogil:
     if k.copy != NULL:
         safe_forget(k)
     if c.flow.key.proto == IPPROTO_TCP and k.plan.to > k.plan.next:
-        reasm_offered(<reasm_t **>&S.reasm, &k.budget, k.plan.to)
+        reasm_offered(<reasm_t **>reasm_at(c.flow, c.s), &k.budget, k.plan.to)
     if k.fresh:
         slots_commit(k.undo)    # FlowStart will not be raised again: what it set up stays
     else:
@@ -488,8 +486,8 @@ cdef int flush(Core k, flow_t *f, int side) noexcept nogil:
         return 0
     if not peer.flags & END_ACKED and acked_release(k, f, side, e.offset) < 0:
         return WAY_FAILED
-    while reasm_hole(<reasm_t *>e.reasm, e.offset):
-        if give_up(k, &c, side, e.offset + reasm_hole(<reasm_t *>e.reasm, e.offset), GAP_CLOSE) < 0:
+    while reasm_hole(<reasm_t *>reasm_of(c.flow, side), e.offset):
+        if give_up(k, &c, side, e.offset + reasm_hole(<reasm_t *>reasm_of(c.flow, side), e.offset), GAP_CLOSE) < 0:
             return WAY_FAILED
     if peer.flags & END_ACKED and k.truth == TRUTH_TAP:
         ahead = seq_diff(peer.last_ack, e.nxt)

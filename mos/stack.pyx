@@ -15,7 +15,8 @@ from mos.events.kinds cimport (
     KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, alias_t, flow_side)
+    CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
+    flow_names, flow_side)
 from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
@@ -39,7 +40,7 @@ from mos.segment cimport (
 from mos.state.blocks cimport slots_commit, undo_begin
 from mos.straight cimport through
 from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
-from mos.tcp.trouble cimport trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_t
 
 import os
 
@@ -390,7 +391,7 @@ cdef class Stack(Core):
         self.n.tracked -= 1
         self.ring.n = 0
         if answers_other:
-            memcpy(&t, f.extra, sizeof(t))
+            memcpy(&t, known_trouble(f), sizeof(t))
         if end_flow(self, f, END_REUSED) < 0:
             return -1
         if not answers_other:
@@ -422,7 +423,7 @@ cdef class Stack(Core):
             return -1
         if self.alter and (self.answer.verdict < MOS_HOLD or self.committed):
             how = safe_alter(self, p, f, s)
-        if not self.answer.verdict and not self.alter and self.answer.edits == NULL and (f == NULL or f.alias == NULL):
+        if not self.answer.verdict and not self.alter and self.answer.edits == NULL and (f == NULL or flow_names(f) == NULL):
             self.n.forwarded += 1
             leave(self, p, p.frame, p.caplen, p.wirelen, SEND_ON)
             self.ring.n = 0
@@ -431,7 +432,7 @@ cdef class Stack(Core):
             bus_take_gil(self.bus)
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
-        if f != NULL and f.alias != NULL and self.answer.verdict < MOS_HOLD and how != ALTER_GONE:
+        if f != NULL and flow_names(f) != NULL and self.answer.verdict < MOS_HOLD and how != ALTER_GONE:
             if p.reassembled:
                 self.answer.verdict, self.answer.position = MOS_DROP, 65535
                 self.n.dropped[1] += 1

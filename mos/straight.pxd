@@ -6,7 +6,7 @@ from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport event_t
-from mos.flow.flow cimport CLIENT, flow_t
+from mos.flow.flow cimport CLIENT, flow_t, reasm_at
 from mos.net.packet cimport pkt_segs, pkt_t
 from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, segment, tell
 from mos.state.blocks cimport slots_commit
@@ -63,7 +63,7 @@ cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogi
         return WAY_DONE
     k.committed = 1
     if f.mask >> KIND_OVERLAP_CONFLICT & 1 and k.limits.keep and p.payload_len:
-        reasm_keep(<reasm_t **>&f.end[s].reasm, &k.limits, &k.budget, p.payload, p.payload_len, f.end[s].offset + p.payload_len)
+        reasm_keep(<reasm_t **>reasm_at(f, s), &k.limits, &k.budget, p.payload, p.payload_len, f.end[s].offset + p.payload_len)
     predicted_taken(f, p, s)
     slots_commit(k.undo)
     return WAY_DONE

@@ -31,6 +31,7 @@ cdef class Flows:
     def __dealloc__(self):
         for i in range(self.n):
             flow_view_end(&self.f[i])
+            free(self.f[i].more)
         free(self.f)
 
     def open(self, int i):

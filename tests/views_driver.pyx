@@ -1,11 +1,13 @@
 """Structs filled from Python, so that views can be tested without the stack. Built by test_views.py's fixture."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
-from mos.flow.flow cimport HIST_LEN, alias_t, flow_t
+from mos.flow.flow cimport alias_t, flow_more, flow_t
 from mos.flow.view cimport flow_view, flow_view_end
 from mos.net.packet cimport key_t, pkt_t
+from mos.tcp.track cimport history_add
 
 
 cdef void fill(key_t *k, bytes lo, int lo_port, bytes hi, int hi_port, int proto, int domain=0):
@@ -30,8 +32,8 @@ cdef class Rig:
         self.held = []
 
     def __dealloc__(self):
-        if self.f.view != NULL:
-            flow_view_end(&self.f)
+        flow_view_end(&self.f)
+        free(self.f.more)
 
     def flow(self, int proto, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi=False, uint64_t id=1, domain=0):
         fill(&self.f.key, lo, lo_port, hi, hi_port, proto, domain)
@@ -41,14 +43,13 @@ cdef class Rig:
     def alias(self, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi, int position):
         fill(&self.a.key, lo, lo_port, hi, hi_port, self.f.key.proto)
         self.a.client_hi, self.a.position = client_hi, position
-        self.f.alias = &self.a
+        flow_more(&self.f).alias = &self.a
 
     def counters(self, int flags=0, int end_reason=0, int rtt_us=0, bytes hist=b"", first_ns=0, last_ns=0):
         self.f.flags, self.f.end_reason, self.f.rtt_us = flags, end_reason, rtt_us
         self.f.first_ns, self.f.last_ns = first_ns, last_ns
-        assert len(hist) <= HIST_LEN
-        memcpy(self.f.hist, <const char *>hist, len(hist))
-        self.f.hist_len = len(hist)
+        for i, letter in enumerate(hist):
+            history_add(&self.f, chr(letter).islower(), b"SHADFRCGTWI".index(bytes([letter]).upper()))
 
     def end(self, int side, int packets=0, wire=0, payload=0, offset=0, int state=0, int mss=0, int wscale=255,
             int flags=0, int window=0, iss=0):

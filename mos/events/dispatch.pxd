@@ -9,6 +9,7 @@ from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_RESET, act
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_SENDER, event_t
 from mos.events.sets cimport set_t
+from mos.flow.flow cimport flow_names
 
 ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
 
@@ -53,7 +54,7 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
         rank = rank_of(b, h, e)
         if a.stopped and rank > a.rank and not h.observe:
             continue
-        if e.position != h.position and e.flow != NULL and e.flow.alias != NULL:
+        if e.position != h.position and e.flow != NULL and flow_names(e.flow) != NULL:
             b.serial += 1           # other names from here on, so predicates are asked again
         e.position = h.position
         b.asking = h.index

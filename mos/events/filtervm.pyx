@@ -9,7 +9,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.string cimport memcmp, memcpy, memset
 from mos.events.ring cimport EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
 from mos.events.views cimport Event
-from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_t
+from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_names, flow_t, more_t
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_RST,
                              TCP_SYN, key_t, pkt_is_tcp, pkt_t)
 
@@ -50,7 +50,7 @@ cdef inline bint packet_name(const event_t *ev, name_t *out) noexcept nogil:
         return True
     client_hi = ev.flow.client_hi
     found = memcmp(&p.key, &ev.flow.key, sizeof(key_t)) == 0
-    a = <const alias_t *>ev.flow.alias
+    a = flow_names(ev.flow)
     while a != NULL and not found:
         found = memcmp(&p.key, &a.key, sizeof(key_t)) == 0
         client_hi = a.client_hi
@@ -391,10 +391,12 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     cdef flow_t fl
     cdef pkt_t p
     cdef alias_t[4] al
+    cdef more_t more
     cdef uint64_t n
     cdef bint verdict = False
     memset(&e, 0, sizeof(e))
     memset(&fl, 0, sizeof(fl))
+    memset(&more, 0, sizeof(more))
     memset(&p, 0, sizeof(p))
     e.size = sizeof(e)
     get = event.get
@@ -410,7 +412,8 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
             if i:
                 al[<int>i - 1].next = &al[<int>i]
             else:
-                fl.alias = &al[0]
+                more.alias = &al[0]
+                fl.more = &more
     if packet is not None:
         header = packet.get("header")
         _fill_packet(&p, packet.get, header)

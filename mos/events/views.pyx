@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 from mos.events.kinds cimport *
 from mos.events.ring cimport EV_DOUBTFUL, EV_KEPT, EV_MIDSTREAM, EV_REDELIVERED, event_t
-from mos.flow.flow cimport alias_t, flow_name_at, flow_t
+from mos.flow.flow cimport alias_t, flow_name_at, flow_names, flow_t
 from mos.flow.view cimport Flow, flow_view, ip_text
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN,
                              TCP_URG, key_t, pkt_is_tcp, pkt_segs, pkt_t)
@@ -42,7 +42,7 @@ cdef tuple names_of(const key_t *key, bint first_hi):
 
 cdef bint sent_by_client(const flow_t *f, const pkt_t *p) noexcept:
     """Who sent `p`, by whichever of the flow's names its addresses are. A later one may have its halves the other way."""
-    cdef const alias_t *a = <const alias_t *>f.alias
+    cdef const alias_t *a = flow_names(f)
     if memcmp(&f.key, &p.key, sizeof(key_t)) == 0:
         return p.from_hi == f.client_hi
     while a != NULL:
@@ -265,7 +265,7 @@ cdef tuple packet_names(Packet v, str what):
     if v.p == NULL:
         stale(v, what)
     if v.p.status == PKT_FLOW:
-        if v.flow == NULL or v.flow.alias == NULL:
+        if v.flow == NULL or flow_names(v.flow) == NULL:
             return names_of(&v.p.key, v.p.from_hi)
         key = flow_name_at(v.flow, v.position, &client_hi)
         return names_of(key, client_hi if sent_by_client(v.flow, v.p) else not client_hi)
@@ -316,7 +316,7 @@ cdef Packet packet_copy(Packet v):
         c.own.ip = NULL
     c.own.l4 = copy + (v.p.l4 - base) if c.own.status == PKT_FLOW else NULL
     c.own.payload = copy + (v.p.payload - base) if c.own.status == PKT_FLOW else NULL
-    if v.flow != NULL and v.flow.alias != NULL and c.own.status == PKT_FLOW:
+    if v.flow != NULL and flow_names(v.flow) != NULL and c.own.status == PKT_FLOW:
         key = flow_name_at(v.flow, v.position, &client_hi)
         c.own.from_hi = client_hi if sent_by_client(v.flow, v.p) else not client_hi
         c.own.key = key[0]
@@ -483,7 +483,7 @@ cdef void view_stamp(Event v, const event_t *cause, object engine):
     v.own.at = cause.at
     v.own.position = cause.position
     v._flow = flow_view(cause.flow, engine) if cause.flow != NULL else None
-    v._names = names_at(cause) if cause.flow != NULL and cause.flow.alias != NULL else None
+    v._names = names_at(cause) if cause.flow != NULL and flow_names(cause.flow) != NULL else None
 
 
 cdef str brief(object value):

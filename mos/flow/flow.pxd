@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """A tracked flow: two ends, its name, its place in the table. One flat struct, recycled by the table's slab."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
 from mos.net.packet cimport key_t
 
 cdef enum:
@@ -68,7 +69,6 @@ cdef struct end_t:
     uint8_t  wscale         # shift of its SYN, 255: none
     uint16_t flags          # END_*
     uint16_t hist           # history letters already written (views.history)
-    void    *reasm          # tcp.reasm.reasm_t, NULL until something is out of order, doubtful or retained
 
 cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not armed
     timer_node_t *next
@@ -76,7 +76,15 @@ cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not 
     int64_t  when           # ns
 
 cdef enum:
-    HIST_LEN = 19           # letters of a history: eleven kinds a side, of which a flow rarely has half
+    HIST_LEN = 12           # letters of five bits in a word; of the 22 that there are a flow rarely has more
+
+# What few flows need: one with its queues empty, no NAT, no trouble and nobody who looks at it from Python has none.
+cdef struct more_t:
+    void    *reasm[2]       # tcp.queue reasm_t by sending end, NULL until something is out of order, doubtful or retained
+    void    *trouble        # tcp.trouble trouble_t: rare counters, NULL until needed
+    void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
+    void    *view           # the Python Flow, NULL until somebody asks (owned reference)
+    uint64_t hist           # the letters of its history after the first twelve
 
 # Six cache lines; a packet of an open connection touches the first five.
 cdef struct flow_t:
@@ -92,18 +100,30 @@ cdef struct flow_t:
     end_t    end[2]         # CLIENT, SERVER
     int64_t  last_ns
     int64_t  first_ns
-    void    *extra          # tcp.extra trouble_t: rare counters, NULL until needed
-    void    *alias          # flow.table alias_t list: further keys (NAT), NULL: none
+    more_t  *more           # what few flows need, NULL until then
     void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
-    void    *view           # the Python Flow, NULL until somebody asks (owned reference)
     uint64_t id             # number of the packet that opened it: no other flow has it
     uint32_t slot           # its ordinal in the slab
     timer_node_t timer      # idle timer
     uint32_t lru_next       # table: neighbours in its queue for eviction, NIL at the ends
     uint32_t lru_prev
     uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
-    uint8_t  hist_len
-    char     hist[HIST_LEN]
+    uint64_t hist           # its history's first letters, each 1 + 2 * HIST_* + side (tcp.track)
+
+cdef inline more_t *flow_more(flow_t *f) noexcept nogil:
+    """What few flows need, made if this one has not. NULL: out of memory."""
+    if f.more == NULL:
+        f.more = <more_t *>calloc(1, sizeof(more_t))
+    return f.more
+
+cdef inline void *reasm_of(const flow_t *f, int side) noexcept nogil:
+    """The reasm_t of what `side` sends, NULL: there is none."""
+    return f.more.reasm[side] if f.more != NULL else NULL
+
+cdef inline void **reasm_at(flow_t *f, int side) noexcept nogil:
+    """What leads to it, so that it can be made. NULL: out of memory."""
+    cdef more_t *m = flow_more(f)
+    return &m.reasm[side] if m != NULL else NULL
 
 # A further name of a flow: what it is called on the server's side of the NF at `position` (a NAT). Sorted by position.
 cdef struct alias_t:
@@ -113,10 +133,14 @@ cdef struct alias_t:
     uint8_t  client_hi      # 1: the client is this key's hi half
     uint8_t  in_table       # 1: packets are looked up by it
 
+cdef inline alias_t *flow_names(const flow_t *f) noexcept nogil:
+    """Its further names; NULL: it has none."""
+    return <alias_t *>f.more.alias if f.more != NULL else NULL
+
 cdef inline const key_t *flow_name_at(const flow_t *f, uint16_t position, uint8_t *client_hi) noexcept nogil:
     """The name under which the NF at `position` knows the flow, and which half of it is the client."""
     cdef const key_t *k = &f.key
-    cdef const alias_t *a = <const alias_t *>f.alias
+    cdef const alias_t *a = flow_names(f)
     client_hi[0] = f.client_hi
     while a != NULL and a.position < position:
         k = &a.key

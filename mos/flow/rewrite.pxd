@@ -2,7 +2,7 @@
 """Changed frames: other addresses, other bytes, RSTs of our own. Checksums are mended incrementally (RFC 1624)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
-from mos.flow.flow cimport CLIENT, END_FIN_DONE, END_SEEN, end_t, flow_name_at, flow_t
+from mos.flow.flow cimport CLIENT, END_FIN_DONE, END_SEEN, end_t, flow_name_at, flow_names, flow_t
 from mos.net.packet cimport (
     IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_SYN, key_t, pkt_t)
 
@@ -250,7 +250,7 @@ cdef inline uint32_t make_reset(uint8_t *out, const pkt_t *p, const flow_t *f, i
             put32(tcp + 8, p.seq + p.payload_len + (1 if p.tcp_flags & TCP_SYN else 0) + (1 if p.tcp_flags & TCP_FIN else 0))
             tcp[13] = RST_ACK
     finish_headers(out, p, link, header)
-    if way == 0 and f.alias != NULL:
+    if way == 0 and flow_names(f) != NULL:
         rewrite_flow(out, p, f, s)
     return link + header + 20
 

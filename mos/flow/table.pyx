@@ -4,7 +4,7 @@ import os
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
-from mos.flow.flow cimport FLOW_EMBRYONIC, QUEUE_OTHERS, alias_t, flow_t
+from mos.flow.flow cimport FLOW_EMBRYONIC, QUEUE_OTHERS, alias_t, flow_more, flow_names, flow_t, more_t
 from mos.flow.key cimport key_equal
 from mos.flow.slab cimport HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_take
 from mos.net.packet cimport key_t
@@ -155,7 +155,7 @@ cdef void name_unindex(table_t *t, name_t *name) noexcept nogil:
 
 cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
     """Forget `f`, its names and its memory. The caller has cancelled its timer and released what its pointers own."""
-    cdef name_t *name = <name_t *>f.alias
+    cdef name_t *name = <name_t *>flow_names(f)
     cdef name_t *after
     while name != NULL:
         after = <name_t *>name.alias.next
@@ -165,7 +165,8 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
         name = after
     index_erase(t, table_hash(t, &f.key), f.slot)
     lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
-    f.alias = NULL
+    free(f.more)
+    f.more = NULL
     f.id = 0
     t.n_flows -= 1
     slab_give(&t.flows, f.slot)
@@ -173,11 +174,15 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
 
 cdef name_t *name_at_position(table_t *t, flow_t *f, uint16_t position) noexcept nogil:
     """The name of `f` at `position`, made and linked in order if there is none. NULL: ALIAS_MAX or out of memory."""
-    cdef alias_t **link = <alias_t **>&f.alias
-    cdef alias_t *a = link[0]
+    cdef more_t *m = flow_more(f)
+    cdef alias_t **link = <alias_t **>&m.alias
+    cdef alias_t *a
     cdef int n = 0
     cdef uint32_t slot
     cdef name_t *name
+    if m == NULL:
+        return NULL
+    a = link[0]
     while a != NULL:
         if a.position == position:
             return <name_t *>a
@@ -218,13 +223,13 @@ cdef int table_alias(table_t *t, flow_t *f, const key_t *k, uint8_t client_hi, u
     name = name_at_position(t, f, position)
     if name == NULL:
         return -1
-    a = <alias_t *>f.alias
+    a = flow_names(f)
     while a != NULL:
         name_unindex(t, <name_t *>a)
         a = a.next
     memcpy(&name.alias.key, k, sizeof(key_t))
     name.alias.client_hi = client_hi
-    a = <alias_t *>f.alias
+    a = flow_names(f)
     while a.next != NULL:
         a = a.next
     if not key_equal(&a.key, &f.key):   # translated back: its own entry finds both wires
@@ -342,7 +347,7 @@ cdef class FlowTable:
             assert table_find(t, &f.key, &via) == f and via == NULL, f"flow {f.id}: not found by its key"
             assert f.lru_prev in (before, NIL), f"flow {f.id}: LRU list"
             before = f.slot
-            a = <alias_t *>f.alias
+            a = flow_names(f)
             while a != NULL:
                 names += 1
                 used += a.in_table

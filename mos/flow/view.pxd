@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The Python view of a flow: one `Flow` object per flow, made when somebody first asks and kept in `flow_t.view`."""
+"""The Python view of a flow: one `Flow` object per flow, made when somebody first asks and kept in `more_t.view`."""
 from libc.stdint cimport uint8_t, uint64_t
 from mos.flow.flow cimport flow_t
 from mos.net.packet cimport key_t
@@ -28,6 +28,6 @@ cdef void flow_view_end(flow_t *f) noexcept
 
 cdef inline Flow flow_view(flow_t *f, object owner):
     """The one Flow of `f`. `owner` is the engine; it counts at the first call only."""
-    if f.view != NULL:
-        return <Flow>f.view
+    if f.more != NULL and f.more.view != NULL:
+        return <Flow>f.more.view
     return flow_view_make(f, owner)

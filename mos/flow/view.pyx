@@ -6,8 +6,9 @@ cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from mos.flow.flow cimport (CLIENT, END_SACK_OK, END_SEEN, END_SYN, END_FIN_SENT, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED,
-                            FLOW_DROPPED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESET_DUE, FLOW_RESETTING, SERVER, end_t, flow_t, iss_of)
+from mos.flow.flow cimport (
+    CLIENT, END_FIN_SENT, END_SACK_OK, END_SEEN, END_SYN, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED, FLOW_DROPPED,
+    FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, end_t, flow_more, flow_t, iss_of, more_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
 
 from mos.errors import StaleFlow
@@ -25,6 +26,9 @@ REASONS = ("none", "fin", "rst_client", "rst_server", "idle", "evicted", "reused
 ICMP_PAIRS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
 ICMPV6_PAIRS = {128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 144: 145, 145: 144,
                 139: 140, 140: 139}
+
+# Of a history, by HIST_* and side.
+cdef str LETTERS = "SsHhAaDdFfRrCcGgTtWwIi"
 
 cdef tuple _states = STATES
 cdef tuple _reasons = REASONS
@@ -55,25 +59,36 @@ cdef str ip_text(const uint8_t *addr, int ipver):
 
 
 cdef Flow flow_view_make(flow_t *f, object owner):
+    cdef more_t *m = flow_more(f)
     cdef Flow v = Flow.__new__(Flow)
+    if m == NULL:
+        raise MemoryError("no memory for the view of a flow")
     v.f = f
     v.id = f.id
     v.owner = owner
     v.key = f.key
     v.client_hi = f.client_hi
     Py_INCREF(v)
-    f.view = <void *>v
+    m.view = <void *>v
     return v
 
 
 cdef void flow_view_end(flow_t *f) noexcept:
     """The flow has ended: its Flow keeps id and addresses, everything else raises StaleFlow from now on."""
-    if f.view == NULL:
+    if f.more == NULL or f.more.view == NULL:
         return
-    cdef Flow v = <Flow>f.view
+    cdef Flow v = <Flow>f.more.view
     v.f = NULL
-    f.view = NULL
+    f.more.view = NULL
     Py_DECREF(v)
+
+
+cdef str letters(uint64_t word):
+    text = ""
+    while word:
+        text += LETTERS[(word & 31) - 1]
+        word >>= 5
+    return text
 
 
 cdef inline int live(Flow v, str what) except -1:
@@ -252,7 +267,7 @@ cdef class Flow:
     def history(self):
         """What was seen of the flow, one letter each, upper case from the client (as Zeek's conn.log)."""
         live(self, "history")
-        return (<const char *>self.f.hist)[:self.f.hist_len].decode("latin-1")
+        return letters(self.f.hist) + letters(self.f.more.hist if self.f.more != NULL else 0)
 
     @property
     def established(self):

@@ -14,7 +14,7 @@ from mos.flow.flow cimport (
     FLOW_MIDSTREAM, end_t, flow_t, iss_of)
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
 from mos.tcp.seq cimport seq_between, seq_diff, seq_ge, seq_gt, seq_le, seq_lt, seq_max
-from mos.tcp.trouble cimport trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_t
 
 cdef enum:              # whose truth the flow's state is
     TRUTH_TAP = 0       # segments may be lost before or after us: ACKs and SACKs are evidence
@@ -99,7 +99,7 @@ cdef inline judged_t judge_syn_ack(const flow_t *f, const pkt_t *p, int s) noexc
     """A SYN-ACK: must acknowledge the peer's SYN (RFC 9293 section 3.10.7.3); the first one counts."""
     cdef const end_t *S = &f.end[s]
     cdef const end_t *R = &f.end[1 - s]
-    cdef const trouble_t *t = <const trouble_t *>f.extra
+    cdef const trouble_t *t = known_trouble(f)
     if t != NULL and t.syn_side == 2 - s and p.ack == t.syn_seq + 1:
         return other(SEG_ANSWERS_OTHER)
     if S.flags & END_SYN and p.seq == iss_of(S) and S.flags & END_ACKED:

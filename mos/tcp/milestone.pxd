@@ -9,14 +9,14 @@ from mos.events.kinds cimport STATE_CLOSE_WAIT, STATE_ESTABLISHED, STATE_SYN_REC
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_SEEN, END_SYN, END_TS, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER,
-    end_t, flow_t, iss_of)
+    end_t, flow_t, iss_of, reasm_of)
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
-from mos.tcp.predict cimport quiet, untroubled
+from mos.tcp.predict cimport settled
 from mos.tcp.seq cimport seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
     HIST_ACK, HIST_FIN, HIST_SYN, HIST_SYN_ACK, RCV_ACK_OF_FIN, RCV_ACK_OF_SYN, RCV_FIN, RCV_SYN, RCV_SYN_ACK, SND_FIN, SND_SYN,
     history_add, rtt_heard, scale_of, scene_t, track_established, track_step, track_syn)
-from mos.tcp.trouble cimport trouble_t
+from mos.tcp.trouble cimport known_trouble
 
 cdef enum:                  # what a segment is to its flow
     MILESTONE_NOT = 0
@@ -33,7 +33,7 @@ cdef inline bint first_syn_ack(const flow_t *f, const pkt_t *p) noexcept nogil:
     cdef const end_t *R = &f.end[CLIENT]
     return p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST) == TCP_SYN | TCP_ACK and p.payload_len == 0 and p.wnd \
         and not S.flags & END_SEEN and S.state == STATE_SYN_RECEIVED and R.state == STATE_SYN_SENT and R.flags & END_SYN \
-        and p.ack == R.snd_max and p.ack == R.nxt and p.ack == iss_of(R) + 1 and f.extra == NULL and R.reasm == NULL \
+        and p.ack == R.snd_max and p.ack == R.nxt and p.ack == iss_of(R) + 1 and known_trouble(f) == NULL and reasm_of(f, CLIENT) == NULL \
         and not f.flags & (FLOW_CLOSED | FLOW_ESTABLISHED | FLOW_MIDSTREAM)
 
 cdef inline bint turn(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
@@ -58,7 +58,7 @@ cdef inline bint turn(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
         return False
     if p.opts & OPT_TS and (not R.flags & END_TS or seq_lt(p.tsval, R.ts_recent)):
         return False
-    return quiet(S) and quiet(R) and untroubled(f)
+    return settled(f)
 
 cdef inline int milestone(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """MILESTONE_* of a packet that is not its flow's first."""
@@ -82,8 +82,8 @@ cdef inline void milestone_sent(scene_t *c, int what) noexcept nogil:
     else:
         history_add(f, c.s, HIST_FIN if p.tcp_flags & TCP_FIN else HIST_ACK)
         wnd <<= scale_of(f, c.s)
-        if f.extra != NULL:
-            (<trouble_t *>f.extra).side[c.s].dup_run = 0
+        if known_trouble(f) != NULL:
+            known_trouble(f).side[c.s].dup_run = 0
     S.last_ack, S.wnd = p.ack, wnd
     if not S.flags & END_ACKED or seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd

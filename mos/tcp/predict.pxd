@@ -7,23 +7,28 @@ Van Jacobson 1990; RFC 1323 section 4.1). Whatever is not sure here takes the lo
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.events.kinds cimport STATE_ESTABLISHED
 from mos.flow.flow cimport (
-    END_ACKED, END_FIN_SENT, END_SEEN, END_TS, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t, flow_t)
+    END_ACKED, END_FIN_SENT, END_SEEN, END_TS, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t, flow_t,
+    more_t)
 from mos.net.packet cimport OPT_TS, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.seq cimport seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport HIST_ACK, HIST_DATA, history_add, rtt_heard, rtt_sent, scale_of
-from mos.tcp.trouble cimport trouble_t
+from mos.tcp.trouble cimport known_trouble, trouble_t
 
-cdef inline bint untroubled(const flow_t *f) noexcept nogil:
+cdef inline bint untroubled(const trouble_t *t) noexcept nogil:
     """No RST and no ACK waits to be confirmed or refuted."""
-    cdef const trouble_t *t = <const trouble_t *>f.extra
     return t == NULL or not (t.rst_side | t.side[0].rst_told | t.side[1].rst_told | t.side[0].claims | t.side[1].claims)
 
-cdef inline bint quiet(const end_t *e) noexcept nogil:
-    """Nothing of its stream is queued, parked, or was offered and then dropped."""
-    cdef const reasm_t *r = <const reasm_t *>e.reasm
+cdef inline bint quiet(const reasm_t *r, const end_t *e) noexcept nogil:
+    """Nothing of this end's stream is queued, parked, or was offered and then dropped."""
     return r == NULL or (r.head == NULL and r.doubt == NULL and r.waiting == NULL and r.hole_ns == 0 and r.acked_ns == 0
                          and r.offered <= e.offset)
+
+cdef inline bint settled(const flow_t *f) noexcept nogil:
+    """No question is open. Of most flows one look says so."""
+    cdef const more_t *m = f.more
+    return m == NULL or (quiet(<const reasm_t *>m.reasm[0], &f.end[0]) and quiet(<const reasm_t *>m.reasm[1], &f.end[1])
+                         and untroubled(<const trouble_t *>m.trouble))
 
 cdef inline bint predicted(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """Is `p`, sent by end `s`, the segment that was to be expected?"""
@@ -43,7 +48,7 @@ cdef inline bint predicted(const flow_t *f, const pkt_t *p, int s) noexcept nogi
         return False
     if p.opts & OPT_TS and (not R.flags & END_TS or seq_lt(p.tsval, R.ts_recent)):
         return False
-    return quiet(S) and quiet(R) and untroubled(f)
+    return settled(f)
 
 cdef inline void predicted_sent(flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
     """The sending end as it is after a predicted segment, whatever becomes of it; as track_sender has it."""
@@ -57,8 +62,8 @@ cdef inline void predicted_sent(flow_t *f, const pkt_t *p, int s, int64_t now) n
     if seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd
     rtt_heard(f, R, p.ack, now)
-    if f.extra != NULL:
-        (<trouble_t *>f.extra).side[s].dup_run = 0
+    if known_trouble(f) != NULL:
+        known_trouble(f).side[s].dup_run = 0
     if p.payload_len:
         S.snd_max = p.seq + p.payload_len
         rtt_sent(f, S, S.snd_max, now)

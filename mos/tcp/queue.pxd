@@ -104,6 +104,8 @@ cdef inline void seg_behead(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
 
 cdef inline reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
     """The direction's record, made if there is none. NULL: no memory, which is counted."""
+    if r == NULL:
+        return NULL
     if r[0] == NULL:
         if b.used + sizeof(reasm_t) > b.cap:
             b.refused += 1

@@ -216,7 +216,7 @@ cdef void drop_doubt(reasm_t *r, budget_t *b, seg_t **at) noexcept nogil:
 
 cdef int reasm_commit(reasm_t **r, plan_t *p, budget_t *b, int64_t now) noexcept nogil:
     """Make the plan true: forget what it delivered, or queue its segment. -1: it did not fit, nothing is promised of it."""
-    cdef reasm_t *q = r[0]
+    cdef reasm_t *q = r[0] if r != NULL else NULL
     if p.to > p.next:
         if q != NULL:
             drop_below(q, b, p.to)

@@ -48,7 +48,7 @@ cdef void track_duplicate_syn(scene_t *c) noexcept nogil
 cdef void track_time_out(scene_t *c) noexcept nogil
 cdef void history_add(flow_t *f, int side, int letter) noexcept nogil
 
-cdef enum:                  # bits of end_t.hist, in the order of HISTORY in track.pyx
+cdef enum:                  # bits of end_t.hist, in the order of LETTERS in flow/view.pyx
     HIST_SYN = 0
     HIST_SYN_ACK = 1
     HIST_ACK = 2

@@ -6,32 +6,39 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
-    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, iss_of)
+    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_more, iss_of, reasm_of)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
 from mos.tcp.queue cimport queue_before, reasm_t, seg_end, seg_t
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le
-from mos.tcp.trouble cimport side_trouble_t, trouble_of, trouble_t
+from mos.tcp.trouble cimport known_trouble, side_trouble_t, trouble_of, trouble_t
 
 from mos.tcp import states
+
+cdef extern from *:
+    int __builtin_clzll(unsigned long long x) nogil
 
 cdef uint8_t[NSTATES * NINPUTS] transition
 for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
 
-cdef char[11] HISTORY
-for _i, _letter in enumerate(bytearray(b"SHADFRCGTWI")):
-    HISTORY[_i] = _letter
+
+cdef inline int letters(uint64_t word) noexcept nogil:
+    """How many are in a word of a history; none is 0."""
+    return (63 - __builtin_clzll(word)) // 5 + 1 if word else 0
 
 
 cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
     """Write a letter of Zeek's connection history once per side; the client's in capitals."""
+    cdef uint64_t code = 1 + 2 * letter + side
+    cdef int n = letters(f.hist)
     if f.end[side].hist >> letter & 1:
         return
     f.end[side].hist |= 1 << letter
-    if f.hist_len < HIST_LEN:
-        f.hist[f.hist_len] = HISTORY[letter] + <char>(32 * side)
-        f.hist_len += 1
+    if n < HIST_LEN:
+        f.hist |= code << 5 * n
+    elif flow_more(f) != NULL:
+        f.more.hist |= code << 5 * letters(f.more.hist)
 
 
 cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil:
@@ -143,7 +150,7 @@ cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept
                 kind = REXMIT_KEEP_ALIVE
     S.rtt_start_us = 0
     if trouble_of(f) != NULL:
-        t = &(<trouble_t *>f.extra).side[c.s]
+        t = &known_trouble(f).side[c.s]
         t.rexmit_packets += 1
         t.rexmit_bytes += again
     if length:
@@ -161,7 +168,7 @@ cdef void track_duplicate_syn(scene_t *c) noexcept nogil:
     """A SYN or SYN-ACK seen before: nothing changes but the counters."""
     cdef event_t *e
     if trouble_of(c.flow) != NULL:
-        (<trouble_t *>c.flow.extra).side[c.s].rexmit_packets += 1
+        known_trouble(c.flow).side[c.s].rexmit_packets += 1
     e = ring_add(c.ring, c.want, KIND_RETRANSMISSION, c.flow, c.pkt, c.now, c.s, c.to_server)
     if e != NULL:
         e.cause = REXMIT_SYN
@@ -184,7 +191,7 @@ cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
     if known and pure and p.ack == S.last_ack:
         if wnd == before and R.flags & END_SEEN and seq_gt(R.snd_max, p.ack):
             if trouble_of(f) != NULL:
-                t = &(<trouble_t *>f.extra).side[c.s]
+                t = &known_trouble(f).side[c.s]
                 t.dup_acks += 1
                 t.dup_run += 1
                 e = ring_add(c.ring, c.want, KIND_DUPLICATE_ACK, f, p, c.now, c.s, c.to_server)
@@ -195,11 +202,11 @@ cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
             e = ring_add(c.ring, c.want, KIND_WINDOW_UPDATE, f, p, c.now, c.s, c.to_server)
             if e != NULL:
                 e.length = wnd
-    elif f.extra != NULL:
-        (<trouble_t *>f.extra).side[c.s].dup_run = 0
+    elif known_trouble(f) != NULL:
+        known_trouble(f).side[c.s].dup_run = 0
     if wnd == 0 and (not known or before):
         if trouble_of(f) != NULL:
-            (<trouble_t *>f.extra).side[c.s].zero_windows += 1
+            known_trouble(f).side[c.s].zero_windows += 1
         history_add(f, c.s, HIST_ZERO_WINDOW)
         ring_add(c.ring, c.want, KIND_ZERO_WINDOW, f, p, c.now, c.s, c.to_server)
     if not known or seq_ge(p.ack, S.last_ack):
@@ -285,7 +292,7 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
 
 cdef bint ends_in_doubt(const scene_t *c, int side) noexcept nogil:
     """Was a RST in doubt the last word of `side`?"""
-    cdef const trouble_t *t = <const trouble_t *>c.flow.extra
+    cdef const trouble_t *t = known_trouble(c.flow)
     return t != NULL and t.side[side].rst_told and seq_le(c.flow.end[side].snd_max, t.side[side].rst_seq)
 
 
@@ -319,7 +326,7 @@ cdef void track_spoke_on(scene_t *c) noexcept nogil:
 
     It may be one that the RST overtook. Once it acknowledges bytes sent after the RST, both ends live: no answer counts then.
     """
-    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef trouble_t *t = known_trouble(c.flow)
     cdef int side
     t.rst_side = 0
     for side in range(2):
@@ -327,9 +334,10 @@ cdef void track_spoke_on(scene_t *c) noexcept nogil:
             t.side[side].rst_told = 0
 
 
-cdef bint parked_to(const end_t *e, uint32_t seq) noexcept nogil:
-    """Do bytes of this end, parked or queued on the word of a SACK, reach up to `seq` or across it?"""
-    cdef const reasm_t *r = <const reasm_t *>e.reasm
+cdef bint parked_to(const flow_t *f, int side, uint32_t seq) noexcept nogil:
+    """Do bytes of this side, parked or queued on the word of a SACK, reach up to `seq` or across it?"""
+    cdef const end_t *e = &f.end[side]
+    cdef const reasm_t *r = <const reasm_t *>reasm_of(f, side)
     cdef const seg_t *s
     cdef uint64_t to = e.offset + <uint64_t><int64_t>seq_diff(seq, e.nxt)
     if r == NULL:
@@ -349,15 +357,15 @@ cdef bint track_vouched(scene_t *c, int side) noexcept nogil:
     """An ACK beyond SND.NXT of `side` that parked bytes or a refused FIN account for: they were sent after all. Raises SND.NXT."""
     cdef end_t *e = &c.flow.end[side]
     cdef uint32_t ack = c.pkt.ack
-    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef trouble_t *t = known_trouble(c.flow)
     if not e.flags & END_SEEN:
         return False
-    if parked_to(e, ack):
+    if parked_to(c.flow, side, ack):
         e.snd_max = ack
         return True
     if t == NULL or not t.side[side].fin_told or ack != t.side[side].fin_seq + 1 or e.flags & END_FIN_SENT:
         return False
-    if e.snd_max != ack - 1 and not parked_to(e, ack - 1):
+    if e.snd_max != ack - 1 and not parked_to(c.flow, side, ack - 1):
         return False
     e.snd_max, e.fin_seq = ack, ack - 1
     e.flags |= END_FIN_SENT
@@ -374,7 +382,7 @@ cdef bint track_overheard(scene_t *c, int cause) noexcept nogil:
     cdef end_t *S = &c.flow.end[c.s]
     cdef end_t *R = &c.flow.end[1 - c.s]
     cdef const pkt_t *p = c.pkt
-    cdef trouble_t *t = <trouble_t *>c.flow.extra
+    cdef trouble_t *t = known_trouble(c.flow)
     cdef uint32_t end = p.seq + p.payload_len, wnd = p.wnd << scale_of(c.flow, c.s)
     cdef uint32_t so_far = S.snd_max
     if t == NULL or cause != REFUSED_WINDOW or not S.flags & END_SEEN:

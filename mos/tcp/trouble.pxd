@@ -2,7 +2,7 @@
 """What only troubled flows need: rare counters, and evidence that is not settled yet. Made on first need, one per flow."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
-from mos.flow.flow cimport flow_t
+from mos.flow.flow cimport flow_more, flow_t, more_t
 
 cdef enum:                  # side_trouble_t.claims: an ACK of what was never seen to be sent
     CLAIM_MADE = 1          # believed if it is repeated, or once the peer has sent so much
@@ -45,6 +45,11 @@ cdef struct trouble_t:
 
 cdef inline trouble_t *trouble_of(flow_t *f) noexcept nogil:
     """The flow's record, made if there is none; NULL when memory ran out (its counters are then not kept)."""
-    if f.extra == NULL:
-        f.extra = calloc(1, sizeof(trouble_t))
-    return <trouble_t *>f.extra
+    cdef more_t *m = flow_more(f)
+    if m != NULL and m.trouble == NULL:
+        m.trouble = calloc(1, sizeof(trouble_t))
+    return <trouble_t *>m.trouble if m != NULL else NULL
+
+cdef inline trouble_t *known_trouble(const flow_t *f) noexcept nogil:
+    """The flow's record; NULL: it has none."""
+    return <trouble_t *>f.more.trouble if f.more != NULL else NULL

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from mos.events.filtervm cimport (CMP_COUNT, OP_COUNT, OP_FIELD, OP_NET, OP_RANGES, OP_SAME, SRC_RECORD, T_F64, T_I64, T_IP, T_U8, T_U16,
                                   T_U32, filter_run, insn_t, program_t)
 from mos.events.ring cimport event_t
-from mos.flow.flow cimport alias_t, flow_t
+from mos.flow.flow cimport alias_t, flow_t, more_t
 from mos.net.packet cimport pkt_t
 from quick cimport exact, held, input_t, must, piece, take
 
@@ -119,17 +119,18 @@ cdef void *filled(input_t *r, size_t size) noexcept nogil:
     return p
 
 
-cdef flow_t *make_flow(input_t *r, alias_t *aliases) noexcept nogil:
+cdef flow_t *make_flow(input_t *r, more_t *more, alias_t *aliases) noexcept nogil:
     cdef flow_t *f = <flow_t *>filled(r, sizeof(flow_t))
     cdef uint32_t n = take(r, 1), i
     f.client_hi &= 1
-    f.alias = NULL
+    f.more = more
+    more.alias = NULL
     for i in range(n & 3):
         aliases[i].key = f.key
         aliases[i].key.lo_port ^= <uint16_t>n
         aliases[i].position, aliases[i].client_hi = <uint16_t>(i + (n >> 6)), <uint8_t>(n >> 5 & 1)
-        aliases[i].next = <alias_t *>f.alias
-        f.alias = &aliases[i]
+        aliases[i].next = <alias_t *>more.alias
+        more.alias = &aliases[i]
     return f
 
 
@@ -150,6 +151,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     cdef input_t r
     cdef program_t f
     cdef alias_t[3] aliases
+    cdef more_t more
     cdef event_t *e
     cdef flow_t *flow = NULL
     cdef pkt_t *packet = NULL
@@ -164,7 +166,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     memset(aliases, 0, sizeof(aliases))
     e = <event_t *>filled(&r, sizeof(event_t))
     if how & 1:
-        flow = make_flow(&r, aliases)
+        flow = make_flow(&r, &more, aliases)
     if how & 2:
         n = how >> 3
         frame = piece(&r, &n)

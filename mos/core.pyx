@@ -131,11 +131,11 @@ cdef class Core:
 
     def flow_attach(self, Flow flow, fn):
         """Attach a handler marked `attached=False` to one flow, from its next event on; False: there are too many sets."""
-        return self.bus.attach_flow(<size_t>self.alive(flow), fn, True)
+        return self.bus.attach_flow(self.alive(flow), fn, True)
 
     def flow_detach(self, Flow flow, fn):
         """Take a handler off one flow, from its next event on; False: there are too many sets."""
-        return self.bus.attach_flow(<size_t>self.alive(flow), fn, False)
+        return self.bus.attach_flow(self.alive(flow), fn, False)
 
     def flow_timer(self, Flow flow, seconds, value=None, every=False):
         """Set a timer for a flow (None: for no flow), in packet time; its handle, or None if there are too many."""

@@ -7,7 +7,7 @@ from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport EV_UNSENT, event_t
-from mos.events.sets cimport place_t, set_t
+from mos.events.sets cimport move_t, place_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
 
@@ -66,6 +66,7 @@ cdef class Bus:
     cdef node_t *nodes
     cdef place_t *places        # by handler
     cdef set_t *sets
+    cdef move_t *moves          # by transition
     cdef uint32_t nhandlers, nnodes, nsets, sets_cap
     cdef uint16_t positions
     cdef uint64_t serial        # of events dispatched
@@ -104,6 +105,8 @@ cdef class Bus:
     cdef int lay_out(self) except -1
     cdef int64_t intern(self, members, set_t *made) except -2
     cdef int change(self, flow_t *f, int what, bint on) except -1
+    cdef int64_t find_set(self, uint32_t number, int what, bint on) except -2
+    cdef bint attach_flow(self, flow_t *f, fn, bint on) except -1
     cdef PyObject *new_view(self, handler_t *h, event_t *e, answer_t *a, int *verdict) noexcept
     cdef int settle_call(self, handler_t *h, event_t *e, answer_t *a, Event view, PyObject *result) noexcept
     cdef Event view_for(self, uint32_t slot, const event_t *e)

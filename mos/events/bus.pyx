@@ -9,7 +9,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
-from mos.events.sets cimport MOMENTS, ROWS, set_change, set_free, set_open
+from mos.events.sets cimport MOMENTS, MOVES, ROWS, move_at, move_key, move_t, set_change, set_free, set_open
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from collections.abc import Hashable
@@ -122,8 +122,10 @@ cdef class Bus:
         self.sets_cap = max(1, sets_cap)
         self.sets = <set_t *>calloc(self.sets_cap, sizeof(set_t))
         self.places = <place_t *>calloc(len(subscriptions) + 1, sizeof(place_t))
+        self.moves = <move_t *>calloc(MOVES, sizeof(move_t))
         self.slots = <PyObject **>calloc((len(subscriptions) + 1) * NKINDS, sizeof(PyObject *))
-        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL or self.slots == NULL:
+        if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL \
+                or self.slots == NULL or self.moves == NULL:
             raise MemoryError("no memory for the handler tables")
 
     def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
@@ -149,6 +151,7 @@ cdef class Bus:
                 set_free(&self.sets[i])
         free(self.sets)
         free(self.places)
+        free(self.moves)
         free(self.slots)
         free(self.handlers)
         free(self.nodes)
@@ -238,26 +241,47 @@ cdef class Bus:
 
     cdef int change(self, flow_t *f, int what, bint on) except -1:
         """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; 0: the cap on sets refused it."""
-        cdef set_t made
-        those = 1 << what if what >= 0 else sum([1 << i for i in range(self.nhandlers) if self.handlers[i].position == -1 - what])
-        members = self.members[f.set_id] | those if on else self.members[f.set_id] & ~those
-        found = self.interned.get(members)
-        if found is None:
-            if self.nsets == self.sets_cap:
+        cdef uint64_t key = move_key(f.set_id, what, on)
+        cdef move_t *move = move_at(self.moves, key)
+        cdef int64_t found
+        if move.key != key:
+            found = self.find_set(f.set_id, what, on)
+            if found < 0:
                 self.sets_refused += 1
                 return 0
-            if set_change(&made, &self.sets[f.set_id], self.places, what, on) < 0:
-                raise MemoryError("no memory for a handler set")
-            found = self.intern(members, &made)
-        use_set(self, f, <uint32_t>found)
+            move.key, move.to = key, <uint32_t>found
+        use_set(self, f, move.to)
         return 1
 
-    def attach_flow(self, size_t flow, fn, bint on):
-        """Attach (or detach) `fn` for the flow at this address: `Flow.attach` ends here."""
-        found = self.indices.get(fn) if isinstance(fn, Hashable) else None
+    cdef int64_t find_set(self, uint32_t number, int what, bint on) except -2:
+        """The set that comes of this one, made if it has not been met; -1: there are as many as there may be."""
+        cdef set_t made
+        cdef object one = 1     # no C integer: there may be thousands of handlers
+        which = [what] if what >= 0 else [i for i in range(self.nhandlers) if self.handlers[i].position == -1 - what]
+        those = sum([one << i for i in which])
+        members = self.members[number] | those if on else self.members[number] & ~those
+        found = self.interned.get(members)
+        if found is not None:
+            return found
+        if self.nsets == self.sets_cap:
+            return -1
+        if set_change(&made, &self.sets[number], self.places, what, on) < 0:
+            raise MemoryError("no memory for a handler set")
+        return self.intern(members, &made)
+
+    cdef bint attach_flow(self, flow_t *f, fn, bint on) except -1:
+        """Attach `fn` to the flow, or detach it: `Flow.attach` ends here."""
+        cdef bint all_done = True
+        try:
+            found = self.indices.get(fn)
+        except TypeError:       # it has no hash
+            found = None
         if found is None:
             raise MosError(f"{getattr(fn, '__name__', fn)!r} is no handler of this chain: mark it with @on(…, attached=False)")
-        return all([self.change(<flow_t *>flow, i, on) for i in found])
+        for i in <list>found:
+            if not self.change(f, i, on):
+                all_done = False
+        return all_done
 
     cdef Event view_for(self, uint32_t slot, const event_t *e):
         """A view of events of this kind for one handler, to be used again for each of them."""

@@ -7,6 +7,8 @@ from mos.events.kinds cimport NKINDS
 cdef enum:
     MOMENTS = 3
     ROWS = MOMENTS * 19 * 2
+    MOVE_BITS = 17          # transitions remembered: two for each set there may be; one that has lost its place is made again
+    MOVES = 1 << MOVE_BITS
 
 cdef struct set_t:          # an interned set of attached handlers, in walking order per kind and direction
     uint64_t mask           # kinds with a handler, at any moment
@@ -17,6 +19,18 @@ cdef struct place_t:        # where a handler stands
     uint32_t rank[2]        # in a row to the client, to the server
     uint64_t rows[2]        # bit per row that it is in
     uint16_t position       # of its NF
+
+cdef struct move_t:         # a transition that was made before: the set `to` comes of another by attaching or detaching
+    uint64_t key            # 0: none
+    uint32_t to
+
+cdef inline uint64_t move_key(uint32_t from_set, int what, bint on) noexcept nogil:
+    """Names a transition: `what` is a handler, or -1 - p for all of the box at p."""
+    return <uint64_t>1 << 63 | <uint64_t>from_set << 20 | <uint64_t>(what + 256) << 1 | on
+
+cdef inline move_t *move_at(move_t *moves, uint64_t key) noexcept nogil:
+    """Where this transition is, or another that was made later and falls on the same place."""
+    return &moves[key * <uint64_t>0x9e3779b97f4a7c15 >> (64 - MOVE_BITS)]
 
 cdef inline bint in_row(const place_t *p, uint32_t row) noexcept nogil:
     return p.rows[row >> 6] >> (row & 63) & 1

@@ -9,7 +9,7 @@ from mos.tcp.reasm import Reassembler
                          ids=["upwards", "downwards", "shuffled"])
 def test_every_second_byte_then_the_rest(order):
     """1,200 segments fill dozens of leaves; then each hole is filled, and the stream comes out from the first one on."""
-    r, n = Reassembler(), 1200
+    r, n = Reassembler(segments=16384), 1200
     for i in order(list(range(n))):
         assert r.write(1 + 2 * i, b"x") == b""
     assert r.state["segments"] == n
@@ -30,7 +30,7 @@ def test_holes_given_up_leave_nothing_behind():
 
 def test_segments_in_and_out_at_random_places():
     """Against a dict of bytes: two of three writes are single bytes far apart, the third covers a stretch."""
-    rng, r, held, at = random.Random(3), Reassembler(segments=2000), {}, 0
+    rng, r, held, at = random.Random(3), Reassembler(segments=16384), {}, 0
     for _ in range(6000):
         off, n = at + 1 + rng.randrange(4000), rng.choice((1, 1, 12))
         held.update({k: k % 251 for k in range(off, off + n) if k not in held})

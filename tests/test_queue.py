@@ -49,6 +49,14 @@ def test_single_bytes_are_charged_what_they_take():
     assert 48 * 1000 < r.state["used"] - empty < 100 * 1000
 
 
+def test_small_segments_are_fewer_than_full_ones():
+    """A quarter of the bound and one for each KB: whoever sends single bytes has long been cut off by any receiver."""
+    r = Reassembler(segments=400)
+    assert [r.write(1 + 2 * i, b"x") for i in range(101)] == [b""] * 100 + [None]
+    assert [r.write(1000 + 1461 * i, b"x" * 1460) for i in range(301)] == [b""] * 300 + [None]
+    assert r.state["segments"] == 400
+
+
 def test_parked_segments_are_few_and_bytes_are_taken_up_once():
     r = Reassembler()
     for i in range(100):

@@ -5,20 +5,25 @@ Without it whoever sends every second byte of a stream, in any order, makes each
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memmove
+from libc.string cimport memcpy, memmove
+from mos.net.packet cimport prefetch
 
 cdef enum:
-    LEAF = 32               # entries of 24 bytes: a search reads two or three cache lines of a leaf, an insertion moves half
+    LEAF = 16               # entries of 24 bytes: seven cache lines, fetched at once, of which an insertion moves half
+    FEW = 4                 # leaves that are listed in the index itself: no further line to fetch for what most queues have
+    LINE = 64
 
 cdef struct leaf_t:
+    uint64_t n
     uint64_t off[LEAF]      # ascending
     uint64_t end[LEAF]      # where each object ends: what lies in a gap is told without a look at the objects
     void    *at[LEAF]
-    uint32_t n
 
 cdef struct index_t:
-    leaf_t  **leaves
+    leaf_t  **leaves        # `few` or, of more, from malloc
     uint64_t *first         # off[0] of each leaf
+    leaf_t   *few[FEW]
+    uint64_t  few_first[FEW]
     uint32_t n              # leaves
     uint32_t room
     uint64_t bytes          # taken from malloc
@@ -28,8 +33,12 @@ cdef struct index_t:
     uint8_t  sought
 
 cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
-    """The leaf where `off` is or belongs; there is at least one."""
+    """The leaf where `off` is or belongs; there is at least one. Most segments belong at one end."""
     cdef uint32_t lo = 0, hi = x.n, mid
+    if x.first[hi - 1] <= off:
+        return hi - 1
+    if hi > 1 and off < x.first[1]:
+        return 0
     while hi - lo > 1:
         mid = (lo + hi) >> 1
         if x.first[mid] <= off:
@@ -40,7 +49,7 @@ cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
 
 cdef inline uint32_t upto(const leaf_t *l, uint64_t off) noexcept nogil:
     """How many entries of the leaf lie at or below `off`."""
-    cdef uint32_t lo = 0, hi = l.n, mid
+    cdef uint32_t lo = 0, hi = <uint32_t>l.n, mid
     while lo < hi:
         mid = (lo + hi) >> 1
         if l.off[mid] <= off:
@@ -49,6 +58,13 @@ cdef inline uint32_t upto(const leaf_t *l, uint64_t off) noexcept nogil:
             hi = mid
     return lo
 
+cdef inline void leaf_fetch(const leaf_t *l) noexcept nogil:
+    """All of its lines are on their way at once; searched one by one each would be waited for."""
+    cdef size_t at = 0
+    while at < sizeof(leaf_t):
+        prefetch(<const char *>l + at)
+        at += LINE
+
 cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, uint32_t *k) noexcept nogil:
     """The leaf for `off`, its number, and how many of its entries lie at or below. A segment is sought several times: the
     last answer is kept until the index changes. The index is not empty."""
@@ -56,6 +72,8 @@ cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, 
     if not x.sought or x.sought_off != off:
         x.sought, x.sought_off = 1, off
         x.leaf = leaf_for(x, off)
+        if x.leaf and x.leaf < x.n - 1:
+            leaf_fetch(x.leaves[x.leaf])
         x.upto = upto(x.leaves[x.leaf], off)
     i[0], k[0] = x.leaf, x.upto
     return x.leaves[x.leaf]
@@ -70,33 +88,47 @@ cdef inline void *index_floor(const index_t *x, uint64_t off) noexcept nogil:
     return l.at[k - 1] if k else NULL
 
 cdef inline bint index_gap(const index_t *x, uint64_t off, uint64_t end) noexcept nogil:
-    """Is there no object within [off, end)? The index is not empty."""
+    """Is there no object within [off, end)? The index is not empty. The neighbours are fetched: one that comes to lie between
+    them is linked to both."""
     cdef uint32_t i = 0, k = 0
     cdef leaf_t *l = index_seek(x, off, &i, &k)
+    if k:
+        prefetch(l.at[k - 1])
+    if k < l.n:
+        prefetch(l.at[k])
     if k and l.end[k - 1] > off:
         return False
     if k < l.n:
         return l.off[k] >= end
     return i + 1 == x.n or x.first[i + 1] >= end
 
+cdef inline int index_grow(index_t *x) noexcept nogil:
+    """Room for twice as many leaves. -1: out of memory, nothing has changed."""
+    cdef uint32_t room = 2 * x.room
+    cdef char *p
+    if x.room == 0:
+        x.leaves, x.first, x.room = x.few, x.few_first, FEW
+        return 0
+    p = <char *>malloc(room * (sizeof(leaf_t *) + sizeof(uint64_t)))
+    if p == NULL:
+        return -1
+    memcpy(p, x.leaves, x.n * sizeof(leaf_t *))
+    memcpy(p + room * sizeof(leaf_t *), x.first, x.n * sizeof(uint64_t))
+    if x.leaves != x.few:
+        free(x.leaves)
+        x.bytes -= x.room * (sizeof(leaf_t *) + sizeof(uint64_t))
+    x.leaves, x.first, x.room = <leaf_t **>p, <uint64_t *>(p + room * sizeof(leaf_t *)), room
+    x.bytes += room * (sizeof(leaf_t *) + sizeof(uint64_t))
+    return 0
+
 cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
     """An empty leaf at `place`. NULL: out of memory."""
-    cdef uint32_t room = 2 * x.room if x.room else 4
     cdef leaf_t *l = <leaf_t *>malloc(sizeof(leaf_t))
-    cdef void *p
     if l == NULL:
         return NULL
-    if x.n == x.room:
-        p = realloc(x.leaves, room * sizeof(leaf_t *))
-        if p != NULL:
-            x.leaves = <leaf_t **>p
-            p = realloc(x.first, room * sizeof(uint64_t))
-        if p == NULL:
-            free(l)
-            return NULL
-        x.first = <uint64_t *>p
-        x.bytes += <uint64_t>(room - x.room) * (sizeof(leaf_t *) + sizeof(uint64_t))
-        x.room = room
+    if x.n == x.room and index_grow(x) < 0:
+        free(l)
+        return NULL
     memmove(x.leaves + place + 1, x.leaves + place, (x.n - place) * sizeof(leaf_t *))
     memmove(x.first + place + 1, x.first + place, (x.n - place) * sizeof(uint64_t))
     l.n = 0
@@ -156,8 +188,8 @@ cdef inline void index_free(index_t *x) noexcept nogil:
     cdef uint32_t i
     for i in range(x.n):
         free(x.leaves[i])
-    free(x.leaves)
-    free(x.first)
+    if x.leaves != x.few:
+        free(x.leaves)
     x.leaves, x.first = NULL, NULL
     x.n = x.room = x.sought = 0
     x.bytes = 0

@@ -14,6 +14,9 @@ cdef enum:
     GATHER = 16             # segments retained one by one; more are gathered in ever larger ones, to be few to look through
     GATHER_LEAST = 4096     # bytes of such a one, and
     GATHER_MOST = 1 << 18
+    SMALL = 1024            # bytes: each KB queued is room for one segment more, up to the bound; so none of a transfer's is small
+    SMALL_SHARE = 4         # of all segments so many may be small: 1,024 (Linux's default 128 KB of receive buffer take some 170)
+    SMALL_LEAST = 64        # with small bounds too
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 
 cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
@@ -29,30 +32,33 @@ cdef struct budget_t:       # memory of all reassembly of one stack
     uint64_t cap
     uint64_t refused        # segments that found it exhausted
 
+cdef enum:
+    REASM_HOT = 256         # bytes of a record that a queued segment needs
+
 cdef struct reasm_t:
     seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
     seg_t   *tail
     seg_t   *doubt          # parked: arrival order, may overlap
-    seg_t   *doubt_tail
     seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
+    uint64_t bytes          # in the queue
+    uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
+    int64_t  hole_ns        # when the present hole appeared, 0: none
+    int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
+    index_t  index          # of the queue, once it has INDEX_FROM segments
+    uint32_t segs
+    uint32_t doubts
+    kept_t   kept
+    seg_t   *doubt_tail
+    uint64_t doubt_bytes
+    uint64_t doubt_ends     # no parked segment ends at or below it
     seg_t   *waiting_tail
     uint64_t waiting_bytes
     seg_t   *sent           # safe mode: forwarded, not yet acknowledged; in order, may have holes
     seg_t   *sent_tail
     uint64_t sent_bytes
     uint32_t sents
-    uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
-    uint64_t bytes          # in the queue
-    uint64_t doubt_bytes
     uint32_t waits
-    uint32_t segs
-    uint32_t doubts
-    uint64_t doubt_ends     # no parked segment ends at or below it
-    uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
-    int64_t  hole_ns        # when the present hole appeared, 0: none
-    int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
-    kept_t   kept
-    index_t  index          # of the queue, once it has INDEX_FROM segments
+    uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
 
 cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
     return <uint8_t *>s + sizeof(seg_t)

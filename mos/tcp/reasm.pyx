@@ -1,10 +1,11 @@
 """Reassembly of one direction (contract in reasm.pxd; RFC 9293 section 3.10.7.4, overlaps by mos.tcp.policies)."""
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
+from mos.net.packet cimport prefetch
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.queue cimport (
-    SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
+    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
     reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
@@ -90,7 +91,8 @@ cdef int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64
         return 0
     if fresh > lim.bytes or (r != NULL and r.bytes + fresh > lim.bytes):
         return OVER_BYTES
-    if r != NULL and r.segs + runs > lim.segs:
+    if r != NULL and (r.segs + runs > lim.segs
+                      or r.segs + runs > max(lim.segs // SMALL_SHARE, SMALL_LEAST) + (r.bytes + fresh) // SMALL):
         return OVER_SEGS
     return OVER_BUDGET if b.used + need > b.cap else 0
 
@@ -154,6 +156,9 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
     cdef seg_t *fresh
     if p.touched > SWALLOW:
         return queue_swallow(r, b, p.off, p.data, p.len, p.doubtful, wins)
+    if fits and p.touched == 0 and r.index.n:       # between its neighbours, whose lines are only on their way
+        fresh = seg_new(b, lo, p.data, p.len, p.doubtful)
+        return queue_link(r, b, queue_floor(r, lo), fresh) if fresh != NULL else -1
     if r.tail != NULL and seg_end(r.tail) <= lo:
         prev = r.tail
     else:
@@ -188,6 +193,8 @@ cdef void drop_below(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
     while r.head != NULL and seg_end(r.head) <= to:
         queue_leave(r, b, r.head)
         queue_unlink(r, b, NULL, r.head)
+    if r.head != NULL:
+        prefetch(r.head)        # asked for the length of the next hole
     if r.doubt != NULL and to > r.doubt_ends:
         forget_doubts(r, b, to)
 
@@ -303,7 +310,7 @@ cdef int reasm_adopt(reasm_t *r, const limits_t *lim, budget_t *b, uint64_t next
     cdef uint64_t a, e
     cdef int taken = 0
     lo = max(lo, next)
-    p.policy, p.doubtful, p.touched = 0, 1, 0
+    p.policy, p.doubtful, p.touched = 0, 1, 1       # nobody has looked whether it touches something
     while at[0] != NULL:
         s = at[0]
         a, e = max(s.off, lo), min(seg_end(s), hi)

@@ -5,10 +5,9 @@ An attack knows how the engine works, and everything but the hash key: what it a
 import struct
 
 from attacks_frames import ACK, ETHER4, FIN, PSH, RST, SYN, Talk, ip4, ip6, segment, tcp, timestamps, total, udp
+from attacks_ordinary import MSS
 
 SERVER = 0xCB007101             # 203.0.113.1
-MSS = bytes(range(256)) * 6
-MSS = MSS[:1460]
 MSS_SUM = total(MSS)
 OTHER = bytes(255 - b for b in MSS)
 OTHER_SUM = total(OTHER)
@@ -17,65 +16,6 @@ OTHER_SUM = total(OTHER)
 def client(rng):
     """An address out of 10/8 and a port."""
     return 0x0A000000 | rng.getrandbits(24), rng.randrange(1024, 65536)
-
-
-def ordinary(scene, n, alive=2_000, full=200):
-    """Requests and answers over TCP, what a middlebox sees all day, but with small segments, as most attacks have.
-
-    Of the connections 75 % answer with 1 to 4 full segments, 20 % with 5 to 40 and 5 % with 41 to 400; requests have 80 to
-    600 bytes, every second segment is acknowledged, packets come in trains of 1 to 7 per connection among `alive` of them. One
-    in 200 data segments overtakes the one before it, as many come twice. full: bytes of a full segment.
-    """
-    rng, stop = scene.rng, scene.attacks + n
-    data = MSS[:full], total(MSS[:full])
-    trains = [conversation(rng, *data) for _ in range(min(alive, max(1, n // 30)))]
-    while scene.attacks < stop:
-        i = rng.randrange(len(trains))
-        for _ in range(rng.randrange(1, 8)):
-            frame = next(trains[i], None)
-            if frame is None:
-                trains[i] = conversation(rng, *data)
-                break
-            scene.attack(frame)
-
-
-def ordinary_full(scene, n):
-    """The same with segments of 1,460 bytes, for attacks that are made of those."""
-    ordinary(scene, n, full=1460)
-
-
-def conversation(rng, data, known):
-    """The frames of one ordinary connection."""
-    talk = Talk(*_pair(rng), rng.randrange(1024, 65536), rng.choice((80, 443, 8080)), rng.getrandbits(32), rng.getrandbits(32))
-    yield from talk.open()
-    kind = rng.random()
-    for _ in range(rng.randrange(1, 4)):
-        yield talk.send(0, ACK | PSH, data[:rng.randrange(40, 300) * 2])
-        yield talk.send(1, ACK)
-        segments = rng.randrange(1, 5) if kind < 0.75 else rng.randrange(5, 41) if kind < 0.95 else rng.randrange(41, 401)
-        held = None
-        for i in range(segments):
-            frame = talk.send(1, ACK, data, known=known)
-            mishap = rng.randrange(200)
-            if mishap == 0 and held is None:
-                held = frame
-                continue
-            yield frame
-            if mishap == 1:
-                yield frame
-            if held is not None:
-                yield held
-                held = None
-            elif i % 2:
-                yield talk.send(0, ACK)
-        if held is not None:
-            yield held
-        yield talk.send(0, ACK)
-    yield from talk.close()
-
-
-def _pair(rng):
-    return 0x0A000000 | rng.getrandbits(24), 0xAC100000 | rng.getrandbits(12)
 
 
 def packets_of(scene, n, tuples):
@@ -335,12 +275,12 @@ def fragment_overlaps(scene, n):
 
 
 def nested(scene, n):
-    """Eight tunnels within each other, each time with other addresses: as deep as decoding goes, and a new domain each."""
+    """Four tunnels within each other, each time with other addresses: as deep as decoding goes, and a new domain each."""
     rng = scene.rng
     for _ in range(n):
         src, sport = client(rng)
         inner = ip4(src, SERVER, 6, segment(src, SERVER, sport, 80, 1, 0, SYN))
-        for depth in range(8):
+        for depth in range(4):
             a, b = 0x0A000000 | rng.getrandbits(24), 0x0A000000 | depth
             if depth % 2:
                 inner = ip4(a, b, 47, struct.pack("!HHI", 0x2000, 0x0800, rng.getrandbits(32)) + inner)

@@ -13,23 +13,36 @@ import struct
 from attacks_frames import ACK, ETHER4, ETHER6, PSH, SYN, UDP, Talk, fold, ip4, ip6, segment, timestamps, total
 
 MSS = (bytes(range(256)) * 6)[:1460]
-SYN_OPTIONS = bytes.fromhex("020405b4 0402 01030307")             # MSS 1460, SACK permitted, scale 7; timestamps go before the scale
+SYN_OPTIONS = bytes.fromhex("020405b4 0402 01030307")     # MSS 1460, SACK permitted, scale 7; timestamps go before the scale
 NET6 = 0x20010DB8 << 96
 
 
-def ordinary(scene, n, alive=2_000, full=200):
-    """The mix with full segments of 200 bytes, as small as those of most attacks. full: bytes of a full segment."""
+def ordinary(scene, n, alive=2_000, full=200, draw=None):
+    """The mix with full segments of 200 bytes, as small as those of most attacks. full: bytes of a full segment.
+
+    draw: makes a conversation; all kinds if it is not given.
+    """
+    draw = draw or conversation
     rng, stop = scene.rng, scene.attacks + n
     data = MSS[:full], total(MSS[:full])
-    trains = [conversation(rng, *data) for _ in range(min(alive, max(1, n // 30)))]
+    trains = [draw(rng, *data) for _ in range(min(alive, max(1, n // 30)))]
     while scene.attacks < stop:
         i = rng.randrange(len(trains))
         for _ in range(rng.randrange(1, 8)):
             frame = next(trains[i], None)
             if frame is None:
-                trains[i] = conversation(rng, *data)
+                trains[i] = draw(rng, *data)
                 break
             scene.attack(frame)
+
+
+def narrow(scene, n):
+    """TCP over IPv4 without options alone: the cheapest that can be called ordinary."""
+    ordinary(scene, n, draw=lambda rng, *data: connection(rng, 4, *data, options=False))
+
+
+def narrow_full(scene, n):
+    ordinary(scene, n, full=1460, draw=lambda rng, *data: connection(rng, 4, *data, options=False))
 
 
 def ordinary_full(scene, n):
@@ -58,10 +71,12 @@ def ends(rng, version):
 class Modern(Talk):
     """A connection over either version of IP, with the options that systems of today send."""
 
-    def __init__(self, rng, version):
+    def __init__(self, rng, version, options=True):
         src, dst, sport = ends(rng, version)
-        super().__init__(src, dst, sport, rng.choice((80, 443, 8080)), rng.getrandbits(32), rng.getrandbits(32), wnd=512)
-        self.version, self.clock = version, [rng.getrandbits(31), rng.getrandbits(31)] if rng.random() < 2 / 3 else None
+        super().__init__(src, dst, sport, rng.choice((80, 443, 8080)), rng.getrandbits(32), rng.getrandbits(32),
+                         wnd=512 if options else 65535)
+        self.version, self.options = version, options
+        self.clock = [rng.getrandbits(31), rng.getrandbits(31)] if options and rng.random() < 2 / 3 else None
 
     def send(self, side, flags, payload=b"", *, known=None, **_):
         """As Talk.send; every segment is in its place."""
@@ -69,7 +84,7 @@ class Modern(Talk):
         if self.clock:
             self.clock[side] += 1
             options = timestamps(self.clock[side], self.clock[1 - side])
-        if flags & SYN:
+        if flags & SYN and self.options:
             options = SYN_OPTIONS[:6] + (options[2:] if options else b"\1\1") + SYN_OPTIONS[6:]
         seq = self.nxt[side]
         self.nxt[side] += len(payload) + (1 if flags & 3 else 0)
@@ -77,8 +92,8 @@ class Modern(Talk):
         ack = self.nxt[1 - side] if flags & ACK else 0
         if self.version == 4:
             return ETHER4 + ip4(src, dst, 6, segment(src, dst, sport, dport, seq, ack, flags, payload, self.wnd, options, known))
-        return ETHER6 + ip6(src, dst, 6, segment(halves(src), halves(dst), sport, dport, seq, ack, flags, payload, self.wnd, options,
-                                                 known))
+        return ETHER6 + ip6(src, dst, 6, segment(halves(src), halves(dst), sport, dport, seq, ack, flags, payload, self.wnd,
+                                                 options, known))
 
 
 def halves(address):
@@ -86,9 +101,9 @@ def halves(address):
     return total(address.to_bytes(16, "big"))
 
 
-def connection(rng, version, data, known):
+def connection(rng, version, data, known, options=True):
     """Requests of 80 to 600 bytes over TCP, each with its answer."""
-    talk = Modern(rng, version)
+    talk = Modern(rng, version, options)
     yield from talk.open()
     kind = rng.random()
     for _ in range(rng.randrange(1, 4)):

@@ -4,10 +4,11 @@
     hostile.py --only syn_flood,nested --packets 50000 --rounds 9 --json
 
 Captures are made, from a seed, before anything is timed. A pair is one run over ordinary traffic and one over the attack, each
-in a child of its own with the same handlers, in turns; the ratio is the median over the pairs. Ordinary is `attacks.ordinary`
-(2,000 connections of mixed length with small segments) or, for attacks of full segments, `ordinary_full`; where handlers do the
-work, and for the flood of the hash, it is the same work by packets of chance. Bytes of all flows are wanted. In both, 32
-connections with known bytes are open throughout: they must come out complete and end by FIN.
+in a child of its own with the same handlers, in turns; the ratio is the median over the pairs. Ordinary is the mix that
+attacks_ordinary.py describes, with small segments or, for attacks of full ones, with full ones; --narrow takes TCP over IPv4
+without options alone, the cheapest there is. Where handlers do the work, and for the flood of the hash, it is the same work by
+packets of chance. Bytes of all flows are wanted. In both, 32 connections with known bytes are open throughout: they must come
+out complete and end by FIN.
 
 Memory is what a child has more at its peak than before, against the bounds that the attack can fill. Exit status 1: a bar was
 missed, a cap exceeded, or a victim harmed.
@@ -26,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import attacks  # noqa: E402
+import attacks_ordinary  # noqa: E402
 from attacks_frames import VICTIM_PORT, Scene  # noqa: E402
 from mos.flow.table import FlowTable  # noqa: E402
 
@@ -50,7 +52,7 @@ class Attack:
     """What to send, under which settings, compared with what."""
     make: object
     extra: tuple = ()               # handlers besides those of every run
-    against: object = attacks.ordinary
+    against: object = attacks_ordinary.ordinary
     settings: dict = field(default_factory=lambda: SMALL)
     bar: float = BAR
     least: float = 0.0              # for the arm that must fail: at least so many times
@@ -162,8 +164,8 @@ ATTACKS = {
     "holes_downwards": Attack(attacks.holes_downwards),
     "holes_shuffled": Attack(attacks.holes_shuffled),
     "order_bomb": Attack(attacks.order_bomb, against=attacks.in_order),
-    "overlap_bomb": Attack(attacks.overlap_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
-    "repeat_bomb": Attack(attacks.repeat_bomb, against=attacks.ordinary_full, extra=(conflicts,)),
+    "overlap_bomb": Attack(attacks.overlap_bomb, against=attacks_ordinary.ordinary_full, extra=(conflicts,)),
+    "repeat_bomb": Attack(attacks.repeat_bomb, against=attacks_ordinary.ordinary_full, extra=(conflicts,)),
     "never_acked": Attack(attacks.never_acked, extra=(acked,)),
     "repeats_unacked": Attack(attacks.repeats_unacked, settings={**SMALL, "truth": "inline"}),
     "fragments4": Attack(attacks.fragments4, fills=("fragments",)),
@@ -269,13 +271,14 @@ def capture(directory, name, make, n, seed):
     return str(path), json.loads(known.read_text())
 
 
-def compare(directory, name, n, rounds, seed):
+def compare(directory, name, n, rounds, seed, narrow=False):
     """All pairs of one attack, as a row of the report."""
     a = ATTACKS[name]
     n *= a.scale
     bad, bad_truth = capture(directory, name, a.make, n, seed)
-    mixed = a.against in (attacks.ordinary, attacks.ordinary_full)
-    good, good_truth = capture(directory, a.against.__name__, a.against, 300_000 if mixed else n, seed)
+    mixed = a.against.__module__ == attacks_ordinary.__name__
+    against = getattr(attacks_ordinary, a.against.__name__.replace("ordinary", "narrow")) if mixed and narrow else a.against
+    good, good_truth = capture(directory, against.__name__, against, 300_000 if mixed else n, seed)
     ratios, runs = [], {"attack": [], "ordinary": []}
     for i in range(rounds):
         order = ("attack", "ordinary") if i % 2 else ("ordinary", "attack")
@@ -317,13 +320,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", metavar="NAME,…", help=", ".join(ATTACKS))
+    parser.add_argument("--narrow", action="store_true", help="against TCP over IPv4 without options alone")
     parser.add_argument("--keep", metavar="DIRECTORY", help="leave the captures there, and use those that are there")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each attack")
     args = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.only.split(",") if args.only else ATTACKS:
-            row = compare(args.keep or scratch, name, args.packets, args.rounds, args.seed)
+            row = compare(args.keep or scratch, name, args.packets, args.rounds, args.seed, args.narrow)
             row["wrong"] = failures(row)
             failed += bool(row["wrong"])
             print(json.dumps(row) if args.json else text(row), flush=True)

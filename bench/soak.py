@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import attacks  # noqa: E402
+import attacks_ordinary  # noqa: E402
 from attacks_frames import HEADER, RST, Scene, Talk  # noqa: E402
 
 from mos import Chain, on  # noqa: E402
@@ -58,7 +59,7 @@ def messy(scene, n):
     stop = scene.attacks + n
     data = attacks.MSS[:200], attacks.total(attacks.MSS[:200])
     while scene.attacks < stop:
-        for frame in attacks.conversation(rng, *data):
+        for frame in attacks_ordinary.conversation(rng, *data):
             fate = rng.randrange(30)
             if fate == 0:
                 continue
@@ -86,7 +87,8 @@ def churn(scene, n):
 
 
 # Packets of a round, in thousandths.
-MIX = {attacks.ordinary: 420, attacks.ordinary_full: 60, messy: 150, churn: 100, attacks.syn_flood: 30, attacks.half_open: 30,
+MIX = {attacks_ordinary.ordinary: 420, attacks_ordinary.ordinary_full: 60, messy: 150, churn: 100,
+       attacks.syn_flood: 30, attacks.half_open: 30,
        attacks.udp_flood: 20, attacks.rst_orphans: 8, attacks.fin_orphans: 8, attacks.rst_storm: 10, attacks.paws_storm: 10,
        attacks.doubt_bomb: 10, attacks.ack_storm: 10, attacks.reuse_storm: 10, attacks.tiny_segments: 10, attacks.holes_upwards: 10,
        attacks.holes_downwards: 10, attacks.holes_shuffled: 10, attacks.order_bomb: 12, attacks.overlap_bomb: 10,

@@ -33,6 +33,21 @@ static void move4(uint8_t *ip, const uint8_t *end, uint32_t flip)
     }
 }
 
+static void move6(uint8_t *ip, const uint8_t *end, uint32_t flip)
+{
+    uint8_t *l4 = ip + 40, *sum = NULL;
+    if (ip[6] == 6 && l4 + 18 <= end)
+        sum = l4 + 16;
+    else if (ip[6] == 17 && l4 + 8 <= end)
+        sum = l4 + 6;
+    for (int at = 8 + 12; at < 40; at += 16) {
+        uint32_t was = get16(ip + at), is = was ^ ((flip & 0xff) << 8 | flip >> 8);
+        put16(ip + at, is);
+        if (sum)
+            update(sum, was, is);
+    }
+}
+
 uint64_t shift(uint8_t *p, uint64_t size, uint64_t ns, uint32_t flip)
 {
     uint8_t *end = p + size;
@@ -50,10 +65,7 @@ uint64_t shift(uint8_t *p, uint64_t size, uint64_t ns, uint32_t flip)
         if (get16(at) == 0x0800 && at + 22 <= stop)
             move4(at + 2, stop, flip);
         else if (get16(at) == 0x86dd && at + 42 <= stop)
-            for (int i = 0; i < 2; i++) {
-                at[2 + 8 + 12 + i] ^= (uint8_t)(flip >> (8 * i));
-                at[2 + 24 + 12 + i] ^= (uint8_t)(flip >> (8 * i));
-            }
+            move6(at + 2, stop, flip);
         p = stop;
         packets++;
     }

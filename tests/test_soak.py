@@ -10,6 +10,7 @@ BENCH = Path(__file__).parent.parent / "bench"
 sys.path.append(str(BENCH))
 
 import attacks_frames  # noqa: E402
+import attacks_ordinary  # noqa: E402
 import soak  # noqa: E402
 
 PACKETS = 200_000
@@ -36,13 +37,17 @@ def test_a_shifted_frame_has_right_checksums_and_another_name(flip, tmp_path):
     frame = attacks_frames.tcp(0x0A000001, 0x0A000002, 1, 2, 3, 4, 16, b"odd")
     scene.add(frame)
     scene.add(frame[:12] + bytes.fromhex("88a80001 81000002") + frame[12:])
+    six = [attacks_ordinary.NET6 | 1, attacks_ordinary.NET6 | 1 << 24]
+    scene.add(attacks_ordinary.datagram(6, *six, 1, 53, b"odd"))
     records = out[24:]
     whole = (soak.ctypes.c_uint8 * len(records)).from_buffer(records)
     shift = soak.shifter(tmp_path)
-    assert shift(soak.ctypes.addressof(whole), len(records), 1_999_999_999, flip) == 2
+    assert shift(soak.ctypes.addressof(whole), len(records), 1_999_999_999, flip) == 3
     sec, ns = struct.unpack_from("<II", records)
     assert sec * 10**9 + ns == attacks_frames.START_NS + 1000 + 1_999_999_999
     moved = [a ^ flip << 8 for a in (0x0A000001, 0x0A000002)]
     want = attacks_frames.tcp(*moved, 1, 2, 3, 4, 16, b"odd")
     assert bytes(records[16:16 + len(frame)]) == want
-    assert bytes(records).endswith(want[12:])
+    assert want[12:] + bytes(records[-81:-65]) in bytes(records)
+    moved = [a ^ ((flip & 255) << 8 | flip >> 8) << 16 for a in six]
+    assert bytes(records).endswith(attacks_ordinary.datagram(6, *moved, 1, 53, b"odd"))

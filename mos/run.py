@@ -44,6 +44,7 @@ LIMITS = {
     "keep": 65536,          # delivered bytes kept to compare retransmissions with, a direction: an unscaled window
     "retained": 8 << 20,    # forwarded and not acknowledged, a direction: more than the 6 MB of Linux receive buffers
     "global": 1 << 30,      # memory of all directions together: what a small box can spare beside its flows
+    "tunnels": 4,           # within each other: operators nest three; each further one only costs whoever has to parse it
     "sets": 65536,          # distinct combinations of attached handlers: some 60 MB; sixteen handlers in every combination
 }
 
@@ -147,8 +148,8 @@ class Engine:
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
                   sets_cap=(LIMITS | s.limits)["sets"])
         self.stack = Stack(
-            bus, Decoder(tunnels=s.tunnels, checksum=s.checksum, hash_key=key, plainly=s.shortcuts,
-                         overlap="drop" if s.truth == "inline" else "first"),
+            bus, Decoder(tunnels=s.tunnels, max_tunnels=(LIMITS | s.limits)["tunnels"], checksum=s.checksum, hash_key=key,
+                         plainly=s.shortcuts, overlap="drop" if s.truth == "inline" else "first"),
             FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth),
             pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
             safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip", policy=s.overlap_default, targets=s.overlap_targets,

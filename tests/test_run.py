@@ -4,6 +4,7 @@ import os
 
 import pytest
 from boxes import box, drive, flows, question, web
+from packets import ip4
 
 import mos
 from mos import NF, CaptureError, Chain, Count, Engine, HandlerError, UsageError, on
@@ -19,6 +20,18 @@ def test_a_live_flow_is_found_by_its_ends():
         assert found is engine.find("tcp", "10.0.0.1", 1234, "10.0.0.2", 80) and found.client == "10.0.0.1"
         assert engine.find("tcp", "10.0.0.1", 1235, "10.0.0.2", 80) is None
         assert engine.flows() == [found]
+
+
+def test_tunnels_are_taken_off_as_deep_as_is_allowed():
+    frame = question().packets[0][1]
+    for _ in range(5):
+        frame = frame[:14] + ip4(frame[14:], 4)
+    for deep, found in ((4, 0), (5, 1)):
+        with Engine(Chain(), limits={"tunnels": deep}) as engine:
+            engine.feed(frame, 1)
+            assert len(engine.flows()) == found and engine.stats()["decode"]["malformed_depth"] == 1 - found
+    with pytest.raises(UsageError, match="limits.tunnels is 9: choose 1 to 8"):
+        Engine(Chain(), limits={"tunnels": 9})
 
 
 def watching(kind, seen):

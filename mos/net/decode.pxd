@@ -17,6 +17,7 @@ cdef struct decoder_t:
     uint16_t ports[MAX_ROWS]
     uint8_t  either[MAX_ROWS]       # the port may be the source's as well
     uint8_t  port_rows[MAX_ROWS]
+    uint8_t  max_tunnels    # within each other
     uint8_t  by_proto[256]  # IP protocol: tunnel row + 1, 0 if none
     uint64_t by_status[4]   # packets by PKT_*
     uint64_t by_cause[BAD_CAUSES]

@@ -23,7 +23,7 @@ from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
 from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_transport
-from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, BAD_IP_LENGTH, BAD_TCP_HEADER, MAX_STEPS,
+from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, BAD_IP_LENGTH, BAD_TCP_HEADER, MAX_STEPS, MAX_TUNNELS,
                            PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS,
                            STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
@@ -158,6 +158,9 @@ cdef int enter(decoder_t *d, walk_t *w, const pkt_t *p, uint8_t row) noexcept no
     if step >= STEP_END:
         return step
     d.by_row[row] += 1
+    w.tunnels += 1
+    if w.tunnels > d.max_tunnels:
+        return bad(w, BAD_DEPTH)
     if not path_tunnel(w, row, &t, p, w.src, w.dst):
         return bad(w, BAD_DEPTH)
     return step
@@ -357,20 +360,23 @@ def siphash(bytes data not None, bytes key not None):
 cdef class Decoder:
     """Settings, tables and counters of the decode stage.
 
-    tunnels: True (all of TUNNELS), False, or names out of it. checksum: "off", "verify", or "auto", which forgives sums
-    that were left to a NIC. defrag: reassemble IP fragments; of bytes that IPv4 fragments give twice `overlap` keeps the
+    tunnels: True (all of TUNNELS), False, or names out of it; max_tunnels of them within each other. checksum: "off", "verify",
+    or "auto", which forgives sums that were left to a NIC. defrag: reassemble IP fragments; of bytes that IPv4 fragments give twice `overlap` keeps the
     "first" or "last", or refuses the datagram ("drop", as always with IPv6, RFC 5722). hash_key: 16 secret bytes.
     plainly: simple packets take a short way, with the same result.
     """
 
     def __cinit__(self, *, tunnels=True, checksum="off", bint defrag=True, overlap="first", max_datagrams=MAX_DATAGRAMS,
-                  max_fragments=MAX_FRAGMENTS, max_fragment_bytes=MAX_FRAGMENT_BYTES, bytes hash_key not None=bytes(16), bint plainly=True):
+                  max_fragments=MAX_FRAGMENTS, max_fragment_bytes=MAX_FRAGMENT_BYTES, bytes hash_key not None=bytes(16), bint plainly=True,
+                  max_tunnels=MAX_TUNNELS):
         if checksum not in CHECKSUMS:
             raise UsageError(f"checksum={checksum!r}: choose one of {', '.join(CHECKSUMS)}")
         if overlap not in OVERLAPS:
             raise UsageError(f"overlap={overlap!r}: choose one of {', '.join(OVERLAPS)}")
         if not (1 <= max_datagrams <= 1 << 20 and 1 <= max_fragments <= 8192 and 1 << 17 <= max_fragment_bytes <= 1 << 30):
             raise UsageError("fragment bounds: 1 to 2**20 datagrams, 1 to 8192 fragments each, 2**17 to 2**30 bytes")
+        if not 1 <= max_tunnels <= MAX_TUNNELS:
+            raise UsageError(f"limits.tunnels is {max_tunnels}: choose 1 to {MAX_TUNNELS}, or tunnels=False")
         self.c = <decoder_t *>calloc(1, sizeof(decoder_t))
         if self.c == NULL:
             raise MemoryError
@@ -379,7 +385,7 @@ cdef class Decoder:
         self.c.checksum, self.c.defrag, self.c.plainly = CHECKSUMS.index(checksum), defrag, plainly
         self.c.frags.policy = (FRAG_FIRST, FRAG_LAST, FRAG_DROP)[OVERLAPS.index(overlap)]
         self.c.frags.max_datagrams, self.c.frags.max_fragments = max_datagrams, max_fragments
-        self.c.frags.max_bytes = max_fragment_bytes
+        self.c.frags.max_bytes, self.c.max_tunnels = max_fragment_bytes, max_tunnels
         self._open_tunnels(TUNNELS if tunnels is True else tunnels or ())
 
     def __dealloc__(self):

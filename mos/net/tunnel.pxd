@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memcpy
 from mos.net.bytes cimport be16, be24, be32
 from mos.net.link cimport looks_ether, looks_ip
 from mos.net.packet cimport pkt_t
-from mos.net.walk cimport (BAD_TUNNEL, MAX_TUNNELS, PATH_MAX, STEP_ETHER, STEP_IP, STEP_IP4, STEP_IP6,
+from mos.net.walk cimport (BAD_TUNNEL, PATH_MAX, STEP_ETHER, STEP_IP, STEP_IP4, STEP_IP6,
                            STEP_MPLS, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_TYPE, bad, short_of, skip, trim, walk_t)
 
 cdef enum:              # row_t.via
@@ -221,12 +221,11 @@ cdef inline int ayiya(walk_t *w, tunnel_t *t) noexcept nogil:
 
 cdef inline bint path_tunnel(walk_t *w, uint8_t row, const tunnel_t *t, const pkt_t *outer, const uint8_t *src,
                              const uint8_t *dst) noexcept nogil:
-    """Note a tunnel between these addresses, the smaller first: both directions agree. False: too deep."""
+    """Note a tunnel between these addresses, the smaller first: both directions agree. False: the path is full."""
     cdef uint32_t n = 4 if outer.ipver == 4 else 16
     cdef uint8_t *to = w.path + w.npath
-    cdef bint swap = memcmp(src, dst, n) > 0
-    w.tunnels += 1
-    if w.tunnels > MAX_TUNNELS or w.npath + 7 + 2 * n > PATH_MAX:
+    cdef bint swap = be32(src) > be32(dst) if n == 4 else memcmp(src, dst, n) > 0
+    if w.npath + 7 + 2 * n > PATH_MAX:
         return False
     to[0], to[1], to[2] = row, t.has_id, outer.ipver
     memcpy(to + 3, &t.id, 4)

@@ -50,7 +50,7 @@ cdef enum:              # causes, in the order of events.spec.MALFORMED
 
 cdef enum:
     MAX_STEPS = 40      # headers a frame: the deepest tunnel stack below with VLANs and labels in each layer
-    MAX_TUNNELS = 8     # operators nest three; each further one only costs whoever has to parse it
+    MAX_TUNNELS = 8     # the most that may be asked for (limits.tunnels): a path stays within PATH_MAX
     MAX_LABELS = 16     # MPLS labels in a row; segment routing pushes about ten
     MAX_TAGS = 8        # VLAN tags in a row; 802.1ad uses two, carriers have been seen with four
     PATH_MAX = 400      # MAX_TUNNELS entries of at most 38 bytes, and 32 VLAN tags

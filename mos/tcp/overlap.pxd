@@ -12,6 +12,9 @@ cdef struct conflict_t:
 cdef enum:
     MAX_CONFLICTS = 8       # ranges told apart per segment; further ones only count as bytes
 
+cdef enum:
+    STRETCH = 128           # bytes whose differences a byte can count
+
 cdef struct conflicts_t:    # of one segment
     uint32_t n
     uint32_t bytes          # how many differ
@@ -42,6 +45,8 @@ cdef inline void add_conflict(conflicts_t *c, uint64_t off, const uint8_t *old, 
 
 cdef inline uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t n) noexcept nogil:
     cdef uint64_t i = 0
+    while i + 8 <= n and memcmp(a + i, b + i, 8) == 0:      # by words: most of what comes twice comes unchanged
+        i += 8
     while i < n and a[i] == b[i]:
         i += 1
     return i
@@ -53,9 +58,17 @@ cdef inline uint64_t after_last_difference(const uint8_t *a, const uint8_t *b, u
 
 cdef inline uint32_t differences(const uint8_t *a, const uint8_t *b, uint64_t n) noexcept nogil:
     cdef uint32_t count = 0
-    cdef uint64_t i
-    for i in range(n):
+    cdef uint64_t i = 0, j
+    cdef uint8_t few
+    while i + STRETCH <= n:
+        few = 0
+        for j in range(i, i + STRETCH):     # counted in bytes, sixteen of them to a vector
+            few += a[j] != b[j]
+        count += few
+        i += STRETCH
+    while i < n:
         count += a[i] != b[i]
+        i += 1
     return count
 
 cdef inline void note_conflict(conflicts_t *c, uint64_t off, const uint8_t *old, const uint8_t *new, uint64_t n) noexcept nogil:

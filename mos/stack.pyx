@@ -17,6 +17,7 @@ from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
     flow_names, flow_side)
+from mos.flow.hashes cimport hash_ahead
 from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
@@ -137,9 +138,9 @@ cdef class Stack(Core):
             if shard_plain(&batch[i], self.workers) not in (self.worker, SHARD_UNKNOWN):
                 batch[i].ahead = AHEAD_ELSEWHERE
         decode_ahead(self.dec, batch, n)
+        hash_ahead(batch, n, self.table.k0, self.table.k1, self.table.hash_mask)
         for i in range(n):
             if batch[i].ahead == AHEAD_FLOW:
-                batch[i].hash = table_hash(self.table, &batch[i].key)
                 table_prefetch(self.table, batch[i].hash)
 
     def run_batch(self, Port source):

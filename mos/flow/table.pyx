@@ -18,8 +18,8 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     ALIAS_MAX = 4           # names a flow has besides its own: more translators in one chain are a mistake or a loop
     FIRST_INDEX = 4096      # entries of 8 bytes; doubles as it fills
-    LOAD_NUM = 5            # at most 5/8 full: 1,048,576 flows fit 16 index bytes each, with room for some aliases,
-    LOAD_DEN = 8            # and a search that finds nothing still looks at four entries on average
+    LOAD_NUM = 1            # at most half full: 1,048,576 flows fit 16 index bytes each, nine of ten are found at the first
+    LOAD_DEN = 2            # or second look, and a search that finds nothing takes two and a half on average
 
 MAX_FLOWS = 1 << 20         # about 500 MB: what a small box can spare
 FLOW_LIMIT = 1 << 26        # 26 GB; keeps slots of aliases below 2**31 and leaves tag bits beyond the index's

@@ -3,7 +3,7 @@
 
 Fills what the walk of mos.net.decode would fill, so that it may be done for a batch ahead of time.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from mos.net.bytes cimport be16, be32
 from mos.net.link cimport ETHERTYPE_IP4, LINKTYPE_ETHERNET
@@ -18,18 +18,19 @@ cdef enum:
 
 cdef inline void pkt_clear(pkt_t *p) noexcept nogil:
     """Zero what decoding fills. In pieces that become plain stores: as one memset it becomes `rep stos`, 10 ns."""
-    cdef char *at = <char *>&p.status
-    cdef size_t rest = <size_t>(<char *>(p + 1) - at) - 128
+    cdef pkt_t *origin = NULL       # so that what is left is known to the compiler
+    cdef size_t start = <size_t>&origin.status
+    cdef char *at = <char *>p + start
     memset(at, 0, 64)
     memset(at + 64, 0, 64)
-    memset(at + 128, 0, rest)
+    memset(at + 128, 0, sizeof(pkt_t) - 128 - start)
 
 cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
     """Decode `p` if it is such a packet. False: nothing was written."""
     cdef const uint8_t *h = p.frame
     cdef const uint8_t *t
     cdef key_t *k = &p.key
-    cdef uint32_t total, header, src, dst
+    cdef uint32_t total, header, src, dst, swap
     if p.linktype != LINKTYPE_ETHERNET or p.caplen < HEADERS or be16(h + 12) != ETHERTYPE_IP4 or h[14] != VERSION_4_NO_OPTIONS \
             or h[23] != IPPROTO_TCP or be16(h + 20) & IP4_FRAGMENT:
         return False
@@ -53,15 +54,16 @@ cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
         p.opts = OPT_TS
     elif header > 20 and not tcp_options(t + 20, header - 20, p):
         broken_options[0] += 1
-    src, dst = be32(h + 12), be32(h + 16)
-    p.from_hi = src > dst or (src == dst and p.sport > p.dport)
-    if p.from_hi:
-        memcpy(k.lo_addr, h + 16, 4)
-        memcpy(k.hi_addr, h + 12, 4)
-        k.lo_port, k.hi_port = p.dport, p.sport
-    else:
-        memcpy(k.lo_addr, h + 12, 4)
-        memcpy(k.hi_addr, h + 16, 4)
-        k.lo_port, k.hi_port = p.sport, p.dport
+    # Which end is the smaller is as good as random: worked out without a branch that would be guessed wrong half of the time.
+    p.from_hi = (<uint64_t>be32(h + 12) << 16 | p.sport) > (<uint64_t>be32(h + 16) << 16 | p.dport)
+    memcpy(&src, h + 12, 4)
+    memcpy(&dst, h + 16, 4)
+    swap = (src ^ dst) & -<uint32_t>p.from_hi
+    src ^= swap
+    dst ^= swap
+    memcpy(k.lo_addr, &src, 4)
+    memcpy(k.hi_addr, &dst, 4)
+    swap = (p.sport ^ p.dport) & -<uint32_t>p.from_hi
+    k.lo_port, k.hi_port = <uint16_t>(p.sport ^ swap), <uint16_t>(p.dport ^ swap)
     k.proto, k.ipver = IPPROTO_TCP, 4
     return True

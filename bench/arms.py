@@ -46,6 +46,7 @@ def stages():
     found = []
     for capture in STAGES:
         found += [
+            ours("flows", capture, mos("--level", "flow"), "stages", "levels"),
             ours("no box", capture, mos(), "stages", "levels"),
             ours("connections", capture, mos(box("connections")), "stages", "python", "levels"),
             ours("volume", capture, mos("volume"), "stages", "python", "levels", "chain", "peers", "workers"),

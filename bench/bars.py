@@ -68,8 +68,8 @@ def floor_bars(r):
         out.append(Bar(f"volume / floor iii, {capture}", r.rate("volume", "floor iii", capture), wanted,
                        note=note_of(r.loop("volume", "floor iii", capture), "{:.2f} by their own clocks")))
     for capture in ("small", "churn"):
-        out.append(Bar(f"no box / floor iii, {capture}", r.rate("no box", "floor iii", capture), .8,
-                       note="what the stack does when nobody subscribes"))
+        out.append(Bar(f"flows / floor iii, {capture}", r.rate("flows", "floor iii", capture), .8,
+                       note=note_of(r.loop("flows", "floor iii", capture), "{:.2f} by their own clocks; --level flow")))
     out.append(Bar("connections / floor iii, churn", r.rate("connections", "floor iii", "churn"), .35))
     for capture in ("bulk", "messy"):
         out.append(Bar(f"connections / volume, {capture}", r.rate("connections", "volume", capture), .9))

@@ -165,6 +165,7 @@ cdef class Core:
     cdef int64_t due
     cdef uint64_t due_flow
     cdef uint64_t until         # the number of the last packet to take; 0: all
+    cdef uint8_t flat           # TCP flows are counted like any others: no states, no streams
     cdef uint8_t straight       # predicted segments may take the straight way
     cdef uint32_t caps          # bit per CAP_* that was met and is not told yet
     cdef uint64_t caps_seen     # what caps.caps_look saw last

@@ -16,7 +16,7 @@ from mos.lifetime cimport LEAP_S
 from mos.net.packet cimport AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, pkt_segs, pkt_t
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
-from mos.straight cimport STRAIGHT_NOT, goes_straight, straight_on
+from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
 
 cdef enum:              # how an express way ended
     EXPRESS_FAILED = -1     # a handler raised and the run is to stop
@@ -42,7 +42,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)
-    how = goes_straight(k, f, p, s)
+    how = STRAIGHT_NEXT if k.flat else goes_straight(k, f, p, s)
     if how == STRAIGHT_NOT:
         return EXPRESS_NOT
     k.n.packets_in += 1
@@ -61,7 +61,9 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     table_touch(f)
     undo_begin(k.undo, f)
     flow[0] = f
-    if straight_on(k, f, p, s, how) == WAY_FAILED:
+    if k.flat:
+        f.end[s].offset += p.payload_cap
+    elif straight_on(k, f, p, s, how) == WAY_FAILED:
         return EXPRESS_FAILED
     if k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
         return EXPRESS_ANSWERED

@@ -36,7 +36,7 @@ cdef enum:
 cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
     """A new flow for `p`, or NULL: it starts none (an Orphan is raised) or a handler raised while one was evicted."""
     cdef flow_t *f
-    cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP
+    cdef int midstream = 0, embryonic = p.proto == IPPROTO_TCP and not k.flat
     cdef int client_hi = p.from_hi
     if p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
         if k.pickup == PICKUP_OFF or p.tcp_flags & TCP_RST:
@@ -64,7 +64,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         table_remove(k.table, f)
         orphan(k, p, ORPHAN_TABLE_FULL)
         return NULL
-    if p.proto == IPPROTO_TCP:
+    if p.proto == IPPROTO_TCP and not k.flat:
         track_open(f, p, midstream)
     arm(k, f)
     return f

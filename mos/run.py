@@ -6,12 +6,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from mos.errors import UsageError
+from mos.errors import ChainError, UsageError
 from mos.events.bus import Bus
 from mos.events.log import Log
 from mos.events.marks import on
 from mos.events.user import UserEvent
-from mos.events.views import Event, OverlapConflict, StreamData
+from mos.events.views import Event, OverlapConflict, StreamData, StreamEvent, TcpEvent
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
@@ -29,6 +29,8 @@ CHECKSUMS = ("off", "verify", "auto")
 FULL = ("embryonic", "lru", "refuse")
 SAFE = ("auto", "on", "off")
 HOLES = ("wait", "skip")
+LEVELS = ("tcp", "flow")
+TCP_ONLY = TcpEvent.kind_mask | StreamEvent.kind_mask   # what level=flow does not have
 CONTENT = StreamData.kind_mask | OverlapConflict.kind_mask
 
 # Idle time-outs in seconds by TCP state; the longer one of both ends counts. Established: RFC 5382 REQ-5, at least 2 h 4 min.
@@ -55,6 +57,7 @@ class Settings:
     truth: str = "tap"
     safe: str = "auto"              # inline, no byte passes but as the chain saw it: auto (if a handler may block content), on, off
     holes: str = "wait"             # safe mode, beyond the caps: wait for TCP to fill the hole, or skip: its bytes never pass
+    level: str = "tcp"              # flow: packets and bytes of TCP flows are counted, there are no states and no streams
     pickup: str = "data"
     checksum: str = "auto"
     overlap: str = "first"          # a policy, then NETWORK=POLICY for receiving hosts: "linux,10.0.0.0/8=windows"
@@ -72,7 +75,7 @@ class Settings:
     def __post_init__(self):
         for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
                                      ("checksum", self.checksum, CHECKSUMS), ("full", self.full, FULL),
-                                     ("safe", self.safe, SAFE), ("holes", self.holes, HOLES)):
+                                     ("safe", self.safe, SAFE), ("holes", self.holes, HOLES), ("level", self.level, LEVELS)):
             if value not in choices:
                 raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
         if self.safe == "on" and self.truth != "inline":
@@ -116,6 +119,16 @@ def safe_level(settings, subscriptions):
     return int(any(s.kind_mask & CONTENT or s.edits == 2 or (s.user_class and reads) for s in answering))
 
 
+def check_level(settings, subscriptions):
+    """ChainError if a handler wants what the level does not have. One that wants other events too goes without."""
+    for s in subscriptions if settings.level == "flow" else ():
+        if s.kind_mask and not s.kind_mask & ~TCP_ONLY:
+            raise ChainError(f"{s.name} wants {s.on}, which level=flow does not have: it counts packets and bytes of flows, "
+                             "TCP states and streams are not followed. Leave out the level, or this handler")
+    if settings.level == "flow" and settings.safe == "on":
+        raise UsageError("safe=on is about streams, which level=flow does not have")
+
+
 class Engine:
     """One chain on one stack: `feed` packets or `run` a source, then `close`. A context manager closes by itself.
 
@@ -136,6 +149,7 @@ class Engine:
         self.writer = Writer(write) if isinstance(write, (str, os.PathLike)) else write
         self.recorder = record
         subscriptions = list(self.chain.subscriptions)
+        check_level(s, subscriptions)
         if s.raise_errors:
             subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
         self.observers = observers
@@ -153,7 +167,7 @@ class Engine:
             FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth),
             pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
             safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip", policy=s.overlap_default, targets=s.overlap_targets,
-            full=FULL.index(s.full), straight=s.shortcuts, limits=LIMITS | s.limits,
+            full=FULL.index(s.full), straight=s.shortcuts, flat=s.level == "flow", limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],
             selection=PacketFilter(s.bpf) if s.bpf else None, writer=self.writer, recorder=self.recorder,
             on_verdict=self._verdict if self.log is not None or on_verdict else None, on_tick=self._tick)

@@ -41,7 +41,7 @@ cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST p
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer: the longer time-out of both states counts. One due earlier stays, it asks again then."""
     cdef int64_t a, b
-    if f.key.proto != IPPROTO_TCP:
+    if f.key.proto != IPPROTO_TCP or k.flat:
         a = b = k.idle_ns[11]
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]

@@ -308,7 +308,7 @@ cdef class Stack(Core):
             e = ring_add(&self.ring, f.mask, KIND_FLOW_START, f, p, self.now, s, s == CLIENT)
             if e != NULL and f.flags & FLOW_MIDSTREAM:
                 e.flags = EV_MIDSTREAM
-        if p.proto == IPPROTO_TCP:
+        if p.proto == IPPROTO_TCP and not self.flat:
             way = through(self, f, p, s, fresh)
         else:
             self.fresh = <uint8_t>fresh

@@ -34,6 +34,22 @@ def test_tunnels_are_taken_off_as_deep_as_is_allowed():
         Engine(Chain(), limits={"tunnels": 9})
 
 
+def test_the_level_of_flows_refuses_whom_it_leaves_without():
+    @on(StreamData)
+    def data(ev):
+        pass
+
+    @on(FlowStart)
+    def start(ev):
+        pass
+    with pytest.raises(mos.ChainError, match="data wants StreamData, which level=flow does not have"):
+        Engine(Chain([data, start]), level="flow")
+    with Engine(Chain([start]), level="flow"):
+        pass
+    with pytest.raises(UsageError, match="level is 'bytes'; choose one of tcp, flow"):
+        Engine(Chain(), level="bytes")
+
+
 def watching(kind, seen):
     return on(kind)(lambda ev: seen.append(type(ev).__name__))
 

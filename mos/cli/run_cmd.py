@@ -24,9 +24,9 @@ examples:
 """
 # Option: key in a chain file's [run] and its type there.
 RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
-            "safe": str, "user": str,
+            "safe": str, "user": str, "level": str,
             "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
-REPLAYED = ("filter", "checksum", "overlap", "pickup", "truth", "safe", "tunnels", "max_flows")
+REPLAYED = ("filter", "checksum", "overlap", "level", "pickup", "truth", "safe", "tunnels", "max_flows")
 
 
 def positive(text):
@@ -71,6 +71,8 @@ def add_parser(subparsers):
     p.add_argument("--checksum", metavar="MODE",
                    help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
     p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered, by the receiving host: linux,10.0.0.0/8=windows (default first)")
+    p.add_argument("--level", choices=("tcp", "flow"), help="how far TCP is followed: states and streams (tcp, default), or packets and "
+                   "bytes of flows, which then end by silence (flow); no handler may ask for more")
     p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
     p.add_argument("--truth", metavar="MODE", help="tap: packets may be lost around us; inline (default between two interfaces): what we drop is not delivered")
     p.add_argument("--safe", metavar="MODE", help="inline, let no byte of a stream pass but as the middleboxes saw it: auto (default: if one "
@@ -409,7 +411,7 @@ def same_file(a, b):
 def settings_of(args, extra, live=False, truth=None):
     """Settings of the command line and [run]; what is not said keeps its default."""
     from mos.run import Settings
-    said = {key: getattr(args, key) for key in ("truth", "safe", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
+    said = {key: getattr(args, key) for key in ("truth", "safe", "level", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
     said |= {key: extra[key] for key in ("timeouts", "limits") if key in extra}
     if truth:
         said = {"truth": truth} | said

@@ -10,6 +10,7 @@ from mos.events.ring cimport EV_UNSENT, event_t
 from mos.events.sets cimport move_t, place_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
+from mos.net.packet cimport IPPROTO_TCP
 
 cdef enum:
     WANTS_BYTES = 1 << KIND_STREAM_DATA | 1 << KIND_STREAM_GAP | 1 << KIND_OVERLAP_CONFLICT
@@ -73,6 +74,7 @@ cdef class Bus:
     cdef uint64_t answerable    # kinds that may be answered
     cdef uint64_t any_mask      # kinds that some handler of any set wants
     cdef uint64_t want_receiver, want_acked     # kinds wanted at those moments
+    cdef uint8_t flat           # TCP flows have no streams
     cdef uint64_t withheld      # kinds that a flow picked up without its SYN never has
     cdef uint8_t reverse        # server→client walks the chain backwards
     cdef uint8_t failed         # a handler raised and the policy is to stop
@@ -134,6 +136,8 @@ cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
     f.mask = b.sets[number].mask
     if f.flags & FLOW_MIDSTREAM:
         f.mask &= ~b.withheld
+    if b.flat and f.key.proto == IPPROTO_TCP:
+        f.mask &= ~<uint64_t>WANTS_BYTES
 
 cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:
     """How far down the walk of this direction the handler's box stands."""

@@ -17,7 +17,7 @@ export VENV
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-inline test judge safe resets sanitize fuzz bench bench-hostile soak build wheel lint stubs clean
+.PHONY: help demo demo-inline test judge safe resets connections sanitize fuzz bench bench-hostile soak build wheel lint stubs clean
 
 help:       ## list what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -39,6 +39,9 @@ safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read wha
 
 resets: $(VENV)/.test build  ## reset 10,000 live connections in every state on wires that lose packets: none may stay half-open
 	$(BIN)/python bench/resets.py $(ARGS)
+
+connections: $(VENV)/.test build  ## open and close a million connections through firewall and NAT (four minutes)
+	$(BIN)/python bench/connections.py $(ARGS)
 
 # Left out: what installs elsewhere, so that nothing of it is under a sanitizer, and what only reads sources.
 sanitize: $(VENV)/.test  ## tests and captures (MOS_CORPORA's too) under AddressSanitizer and UndefinedBehaviorSanitizer; an hour

@@ -4,8 +4,10 @@ what      A flow from inside leaves with an external address and port of its own
           depends on the inside address and port alone (4787 REQ-1), an inside host keeps one external address (REQ-2), its
           port is kept if it is free, for UDP else its parity (REQ-4). A mapping lasts as long as flows use it, and the stack
           gives idle flows two minutes for UDP (REQ-5), over two hours for TCP (5382 REQ-5). Flows to a mapped external port
-          reach its inside end, from inside too (hairpinning, REQ-9). Nothing passes untranslated: no free port, no mapping,
-          ICMP other than echo, fragments, packets without a flow are dropped. IPv6 and traffic of others pass as they are.
+          reach its inside end, from inside too (hairpinning, REQ-9). ICMP errors about its flows are translated with what
+          they quote (5508 REQ-3 to 5). Inline, fragments wait for their datagram and leave translated, in any order. Nothing
+          passes untranslated: no free port, no mapping, other ICMP, packets without a flow are dropped, and so are fragments
+          on a tap. IPv6 and traffic of others pass as they are.
 options   external   addresses to share (required)
           ports      range to take ports and identifiers from (default 1024-65535)
           inside     networks behind the box (default: those of RFC 1918)

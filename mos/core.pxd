@@ -89,6 +89,7 @@ cdef struct counters_t:
     uint64_t malformed
     uint64_t bad_checksum
     uint64_t fragments
+    uint64_t quoted         # ICMP errors about flows with other names behind us
     uint64_t other
     uint64_t orphans[4]     # by cause
     uint64_t refused[16]    # by cause
@@ -175,6 +176,7 @@ cdef class Core:
     cdef int64_t unproven_from  # since when `unproven` flows were reset of which only one end was heard (leave.UNPROVEN)
     cdef uint32_t unproven
     cdef uint8_t stop           # asked to stop: a signal, a limit
+    cdef uint8_t quote          # the packet in hand is an ICMP error about its flow
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
     cdef uint8_t *out
     cdef uint32_t out_len

@@ -14,6 +14,7 @@ from mos.flow.table cimport table_alias, table_by_age, table_find
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
+from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.reasm cimport plan_free, plan_init
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
@@ -50,6 +51,7 @@ cdef class Core:
                  recorder=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
+        self.dec.frags.park = truth == TRUTH_INLINE
         bus.engine = self
         bus.withheld = WANTS_BYTES if pickup == PICKUP_STATE else 0
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
@@ -339,14 +341,14 @@ cdef class Core:
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in - n.elsewhere, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1], "table_full": n.dropped[2],
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1] + self.dec.frags.parked_dropped, "table_full": n.dropped[2],
                              "program": n.dropped[3], "unsafe": n.dropped[4]},
-            "held": n.held, "consumed": n.consumed, "injected": n.injected, "split": n.split,
+            "held": n.held + self.dec.frags.parked, "consumed": n.consumed, "injected": n.injected, "split": n.split,
             "bytes_in": n.bytes_in - n.bytes_elsewhere, "segments_in": n.packets_in - n.elsewhere + n.more_segments,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
                        "predicted": n.predicted,
-                       "other": n.other, "malformed": n.malformed, "fragments": n.fragments, "bad_checksum": n.bad_checksum},
+                       "other": n.other, "malformed": n.malformed, "fragments": n.fragments, "quoted": n.quoted, "bad_checksum": n.bad_checksum},
             "orphans": {c: n.orphans[i] for i, c in enumerate(ORPHAN_CAUSES) if n.orphans[i]},
             "refused": {c: n.refused[i] for i, c in enumerate(REFUSALS) if n.refused[i]},
             "ended": {r: n.ended[i] for i, r in enumerate(REASONS) if n.ended[i]},

@@ -1,10 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""What happens to a TCP segment's bytes besides delivery: out of order, in conflict, at their receiver, beyond a cap."""
-from libc.stdint cimport uint32_t, uint64_t
+"""What happens besides delivery: bytes out of order, in conflict, at their receiver, beyond a cap; what cannot be parsed."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from mos.core cimport DROPPED_CAP, Core
 from mos.events.bus cimport MOS_DROP
-from mos.events.kinds cimport KIND_OUT_OF_ORDER, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
+from mos.events.kinds cimport (
+    KIND_BAD_CHECKSUM, KIND_MALFORMED, KIND_OUT_OF_ORDER, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA)
 from mos.events.ring cimport AT_RECEIVER, event_t, ring_add
+from mos.flow.flow cimport CLIENT, flow_t
+from mos.net.packet cimport CSUM_BAD_L4, pkt_t
 from mos.tcp.track cimport scene_t
 from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
@@ -31,6 +34,26 @@ cdef inline void packet_at_receiver(Core k, scene_t *c) noexcept nogil:
     cdef event_t *e = ring_add(&k.ring, c.flow.mask, KIND_PACKET_IN, c.flow, c.pkt, k.now, c.s, c.to_server)
     if e != NULL:
         e.at = AT_RECEIVER
+
+cdef inline void malformed(Core k, const pkt_t *p) noexcept nogil:
+    cdef event_t *e = ring_add(&k.ring, k.bus.any_mask, KIND_MALFORMED, NULL, p, k.now, 0, 1)
+    if e != NULL:
+        e.cause = p.cause
+    k.n.malformed += 1
+    if k.verify and p.csum & CSUM_BAD_L4:
+        k.n.bad_checksum += 1
+        ring_add(&k.ring, k.bus.any_mask, KIND_BAD_CHECKSUM, NULL, p, k.now, 0, 1)
+
+cdef inline void datagram_at_receiver(Core k, flow_t *f, const pkt_t *p, int s, const uint8_t *data) noexcept nogil:
+    """A datagram with this payload is forwarded: tell those who asked for that moment."""
+    cdef uint64_t want = f.mask & k.bus.want_receiver
+    cdef event_t *e = ring_add(&k.ring, want, KIND_PACKET_IN, f, p, k.now, s, s == CLIENT)
+    if e != NULL:
+        e.at = AT_RECEIVER
+    e = ring_add(&k.ring, want if p.payload_cap else 0, KIND_STREAM_DATA, f, p, k.now, s, s == CLIENT)
+    if e != NULL:
+        e.at = AT_RECEIVER
+        e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, data
 
 cdef inline int no_room(Core k) noexcept nogil:
     """Inline, beyond a cap: the segment is dropped, so that TCP sends it again."""

@@ -17,11 +17,10 @@ cdef class Stack(Core):
     cdef int exact_packet(self, pkt_t *p) noexcept nogil
     cdef int take(self, pkt_t *p) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
-    cdef void malformed(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil
+    cdef int quoting(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil
-    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil

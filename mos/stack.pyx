@@ -23,6 +23,7 @@ from mos.flow.table cimport (
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode, decode_ahead
+from mos.net.frag cimport frag_expire
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
@@ -33,6 +34,9 @@ from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express
 from mos.leave cimport leave, sentence
+from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
+from mos.quote cimport quote_flow, quote_rewrite
+from mos.notices cimport datagram_at_receiver, malformed
 from mos.lifetime cimport admit, end_flow, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.share cimport elsewhere
@@ -240,15 +244,18 @@ cdef class Stack(Core):
             self.n.unselected += 1
             return self.finish(p, NULL, 0)
         self.n.decoded += 1
-        self.fresh = self.committed = 0
+        self.fresh = self.committed = self.quote = 0
         if (p.status if p.ahead else decode(self.dec, p)) == PKT_FLOW:
             if p.ahead != AHEAD_FLOW:
                 p.hash = table_hash(self.table, &p.key)
             return self.flow_packet(p, 0)
         self.n.other += 1
+        if p.status == PKT_FRAGMENT and park_fragment(self, p):
+            self.n.fragments += 1
+            return 0
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
-            self.malformed(p)
+            malformed(self, p)
         elif p.status == PKT_FRAGMENT:
             self.n.fragments += 1
         if drain(self) < 0:
@@ -268,21 +275,17 @@ cdef class Stack(Core):
                 return False
         return bpf_run(b, p.frame, p.caplen, p.wirelen) != 0
 
-    cdef void malformed(self, const pkt_t *p) noexcept nogil:
-        cdef event_t *e = ring_add(&self.ring, self.bus.any_mask, KIND_MALFORMED, NULL, p, self.now, 0, 1)
-        if e != NULL:
-            e.cause = p.cause
-        self.n.malformed += 1
-        if self.verify and p.csum & CSUM_BAD_L4:
-            self.n.bad_checksum += 1
-            ring_add(&self.ring, self.bus.any_mask, KIND_BAD_CHECKSUM, NULL, p, self.now, 0, 1)
-
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil:
         """Find or make the flow, then by transport. `fresh`: FRESH_ANSWERS if `reopen` has made the flow."""
         cdef const alias_t *via = NULL
-        cdef flow_t *f = table_find_hashed(self.table, &p.key, p.hash, &via)
-        cdef int s, way
+        cdef flow_t *f
+        cdef int s = CLIENT, way
         cdef event_t *e
+        if self.table.n_aliases and p.proto != IPPROTO_TCP:
+            f = quote_flow(self, p, &s)
+            if f != NULL:
+                return self.quoting(p, f, s)
+        f = table_find_hashed(self.table, &p.key, p.hash, &via)
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
             return self.bad_checksum(p, f, s)
@@ -331,6 +334,19 @@ cdef class Stack(Core):
                 return -1
         return self.finish(p, f, s)
 
+    cdef int quoting(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
+        """An ICMP error about a flow with other names behind us, from the side of end `s`."""
+        self.quote = 1
+        self.n.quoted += 1
+        if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
+            return self.drop_on(p, f, s, 0)
+        undo_begin(self.undo, f)
+        ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
+        if drain(self) < 0:
+            return -1
+        slots_commit(self.undo)
+        return self.finish(p, f, s)
+
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Forwarded as it came: a host will refuse it, so it changes nothing here."""
         cdef event_t *e
@@ -364,23 +380,13 @@ cdef class Stack(Core):
         if self.answer.verdict >= MOS_HOLD:
             abort(self, &c)
             return WAY_DONE
-        if self.bus.want_receiver and self.at_receiver(f, p, s, e.data) < 0:
-            return WAY_FAILED
+        if self.bus.want_receiver:
+            datagram_at_receiver(self, f, p, s, e.data)
+            if drain(self) < 0:
+                return WAY_FAILED
         f.end[s].offset += p.payload_cap
         slots_commit(self.undo)
         return WAY_DONE
-
-    cdef int at_receiver(self, flow_t *f, pkt_t *p, int s, const uint8_t *data) noexcept nogil:
-        """A datagram with this payload is forwarded: tell those who asked for that moment."""
-        cdef uint64_t want = f.mask & self.bus.want_receiver
-        cdef event_t *e = ring_add(&self.ring, want, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
-        if e != NULL:
-            e.at = AT_RECEIVER
-        e = ring_add(&self.ring, want if p.payload_cap else 0, KIND_STREAM_DATA, f, p, self.now, s, s == CLIENT)
-        if e != NULL:
-            e.at = AT_RECEIVER
-            e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, data
-        return drain(self)
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
         """The next connection between the same ends: end this one, then take the packet as the first of a new one."""
@@ -424,7 +430,8 @@ cdef class Stack(Core):
             return -1
         if self.alter and (self.answer.verdict < MOS_HOLD or self.committed):
             how = safe_alter(self, p, f, s)
-        if not self.answer.verdict and not self.alter and self.answer.edits == NULL and (f == NULL or flow_names(f) == NULL):
+        if not self.answer.verdict and not self.alter and self.answer.edits == NULL and (f == NULL or flow_names(f) == NULL) \
+                and not p.reassembled:
             self.n.forwarded += 1
             leave(self, p, p.frame, p.caplen, p.wirelen, SEND_ON)
             self.ring.n = 0
@@ -434,16 +441,21 @@ cdef class Stack(Core):
             if (<int (*)(Stack, pkt_t *, flow_t *, int) noexcept nogil>settle_edits_of)(self, p, f, s) < 0:
                 return -1
         if f != NULL and flow_names(f) != NULL and self.answer.verdict < MOS_HOLD and how != ALTER_GONE:
-            if p.reassembled:
-                self.answer.verdict, self.answer.position = MOS_DROP, 65535
-                self.n.dropped[1] += 1
-            else:
+            if not p.reassembled:
                 if not self.edited:
                     self.out_len = frame_copy(self.out, p)
                     self.edited = 1
-                rewrite_flow(self.out, p, f, s)
+                if self.quote:
+                    quote_rewrite(self.out, p, f, s)
+                else:
+                    rewrite_flow(self.out, p, f, s)
+            elif self.quote or not park_can_rename(self, p):
+                self.answer.verdict, self.answer.position = MOS_DROP, 65535
+                self.n.dropped[DROPPED_FRAGMENT] += 1
         if self.answer.verdict < MOS_DROP or self.committed:
-            if how != ALTER_GONE:
+            if p.reassembled and how != ALTER_GONE and self.dec.frags.park:
+                park_leave(self, p, f, s)
+            elif how != ALTER_GONE:
                 self.n.forwarded += 1
                 leave(self, p, self.out if self.edited else p.frame, self.out_len if self.edited else p.caplen,
                       self.out_len if how else p.wirelen, SEND_ON)
@@ -454,6 +466,8 @@ cdef class Stack(Core):
         elif f != NULL and f.flags & FLOW_DROPPED:
             self.n.dropped[DROPPED_PROGRAM] += 1
         self.alter = ALTER_NONE
+        if p.reassembled:
+            park_forget(self)
         if self.answer.verdict >= MOS_DROP_FLOW and f != NULL:
             sentence(self, p, f, s)
         if self.answer.verdict and self.on_verdict is not None:

@@ -40,16 +40,18 @@ cdef tuple names_of(const key_t *key, bint first_hi):
     return hi + lo if first_hi else lo + hi
 
 
-cdef bint sent_by_client(const flow_t *f, const pkt_t *p) noexcept:
-    """Who sent `p`, by whichever of the flow's names its addresses are. A later one may have its halves the other way."""
-    cdef const alias_t *a = flow_names(f)
+cdef int sent_by_client(const flow_t *f, const pkt_t *p) noexcept:
+    """Who sent `p`, by whichever of the flow's names it has. -1: no other names, or a stranger, who reports an ICMP error."""
+    cdef const alias_t *a = flow_names(f) if f != NULL else NULL
+    if a == NULL or p.status != PKT_FLOW:
+        return -1
     if memcmp(&f.key, &p.key, sizeof(key_t)) == 0:
         return p.from_hi == f.client_hi
     while a != NULL:
         if memcmp(&a.key, &p.key, sizeof(key_t)) == 0:
             return p.from_hi == a.client_hi
         a = a.next
-    return p.from_hi == f.client_hi
+    return -1
 
 
 @cython.freelist(16)
@@ -262,13 +264,14 @@ cdef tuple packet_names(Packet v, str what):
     cdef const key_t *key
     cdef const uint8_t *ip
     cdef uint8_t client_hi
+    cdef int how = -1 if v.p == NULL else sent_by_client(v.flow, v.p)
     if v.p == NULL:
         stale(v, what)
-    if v.p.status == PKT_FLOW:
-        if v.flow == NULL or flow_names(v.flow) == NULL:
-            return names_of(&v.p.key, v.p.from_hi)
+    if how >= 0:
         key = flow_name_at(v.flow, v.position, &client_hi)
-        return names_of(key, client_hi if sent_by_client(v.flow, v.p) else not client_hi)
+        return names_of(key, client_hi if how else not client_hi)
+    if v.p.status == PKT_FLOW:
+        return names_of(&v.p.key, v.p.from_hi)
     if not ip_here(v.p):
         return _NOBODY
     ip = v.p.ip + (8 if v.p.ipver == 6 else 12)
@@ -303,6 +306,7 @@ cdef Packet packet_copy(Packet v):
     cdef const uint8_t *copy
     cdef const key_t *key
     cdef uint8_t client_hi
+    cdef int how = sent_by_client(v.flow, v.p)
     c.own = v.p[0]
     c._data = v.data
     c.own.frame = copy = <const uint8_t *>PyBytes_AS_STRING(c._data)
@@ -316,9 +320,9 @@ cdef Packet packet_copy(Packet v):
         c.own.ip = NULL
     c.own.l4 = copy + (v.p.l4 - base) if c.own.status == PKT_FLOW else NULL
     c.own.payload = copy + (v.p.payload - base) if c.own.status == PKT_FLOW else NULL
-    if v.flow != NULL and flow_names(v.flow) != NULL and c.own.status == PKT_FLOW:
+    if how >= 0:
         key = flow_name_at(v.flow, v.position, &client_hi)
-        c.own.from_hi = client_hi if sent_by_client(v.flow, v.p) else not client_hi
+        c.own.from_hi = client_hi if how else not client_hi
         c.own.key = key[0]
     c.p = &c.own
     return c

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Reassembly of IPv4 (RFC 791 3.2) and IPv6 (RFC 8200 4.5) fragments."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from mos.net.packet cimport pkt_t
 from mos.net.walk cimport BAD_CAUSES
 
 cdef enum:              # what becomes of bytes that arrive twice and differ; IPv6 always drops (RFC 5722)
@@ -21,6 +22,14 @@ cdef struct piece_t:    # bytes start .. end of the fragmentable part, stored ri
     piece_t *next
     uint32_t start
     uint32_t end
+
+cdef struct parked_t:   # a fragment's frame, which waits for the others: stored right behind it
+    parked_t *next
+    uint32_t ip_at      # where in it the IP header is, and its piece of the datagram
+    uint32_t data_at
+    uint32_t offset     # of the piece in the fragmentable part
+    uint32_t length
+    pkt_t    p
 
 cdef struct fragkey_t:  # compared and hashed as 44 bytes: no padding
     uint8_t  src[16]
@@ -49,6 +58,8 @@ cdef struct datagram_t:
     uint8_t  ipver
     uint8_t  proto      # what the fragment at offset 0 says it holds
     uint8_t  dead       # BAD_* cause: refused, and so is all that may still come of it
+    parked_t *parked    # frames in the order in which they came
+    parked_t *parked_last
 
 cdef struct held_t:     # a complete datagram, stored right behind it
     held_t *next
@@ -83,6 +94,14 @@ cdef struct frags_t:
     datagram_t *oldest[2]   # IPv4, IPv6: each by birth, and so by time-out
     datagram_t *newest[2]
     held_t  *held           # complete ones given out, until frag_release
+    fragment_t x            # the fragment that came last; its pointers lead into its frame
+    datagram_t *last        # whose it is, if that waits for more; else NULL
+    parked_t *out           # frames of the datagram that became whole last, but for the one that made it so
+    const uint8_t *whole    # that datagram
+    uint32_t whole_header   # bytes of its headers
+    uint8_t  park           # frames are to be kept: frag_park is called for each that waits
+    uint64_t parked         # frames kept now
+    uint64_t parked_dropped # that were, and never became whole
     uint64_t fragments
     uint64_t completed
     uint64_t duplicates
@@ -91,5 +110,7 @@ cdef struct frags_t:
 
 cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uint32_t *length) noexcept nogil
 cdef void frag_expire(frags_t *f, int64_t now) noexcept nogil
+cdef bint frag_park(frags_t *f, const pkt_t *p) noexcept nogil
+cdef void frag_unpark(frags_t *f, parked_t **list) noexcept nogil
 cdef void frag_release(frags_t *f) noexcept nogil
 cdef void frag_clear(frags_t *f) noexcept nogil

@@ -59,6 +59,8 @@ cdef void empty(frags_t *f, datagram_t *d) noexcept nogil:
         d.pieces = next
     free(d.header)
     d.tail, d.header = NULL, NULL
+    frag_unpark(f, &d.parked)
+    d.parked_last = NULL
     f.bytes -= d.cost - <uint32_t>sizeof(datagram_t)
     d.cost = sizeof(datagram_t)
 
@@ -251,6 +253,9 @@ cdef int finish(frags_t *f, datagram_t *d, const uint8_t **datagram, uint32_t *l
     h.next = f.held
     f.held = h
     f.completed += 1
+    frag_unpark(f, &f.out)
+    f.out, f.whole, f.whole_header = d.parked, to, d.header_len
+    d.parked = NULL
     drop(f, d)
     datagram[0], length[0] = to, n
     return FRAG_COMPLETE
@@ -275,6 +280,8 @@ cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uin
     cdef datagram_t *d
     cdef int how
     f.fragments += 1
+    f.last = NULL
+    f.x = x[0]
     frag_expire(f, x.ts)
     if f.bytes + x.header_len + x.length + sizeof(datagram_t) > f.max_bytes:
         make_room(f, x.header_len + x.length + <uint32_t>sizeof(datagram_t))
@@ -303,12 +310,52 @@ cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uin
         return refuse(f, d, BAD_FRAGMENT_CAP)
     if d.end and d.have == d.end and d.header != NULL:
         return finish(f, d, datagram, length)
+    f.last = d
     return FRAG_WAITING
+
+
+cdef bint frag_park(frags_t *f, const pkt_t *p) noexcept nogil:
+    """Keep the frame of the fragment that came last, until its datagram is whole or given up. False: it cannot be kept."""
+    cdef datagram_t *d = f.last
+    cdef parked_t *k
+    if d == NULL:
+        return False
+    f.last = NULL
+    k = <parked_t *>malloc(sizeof(parked_t) + p.caplen)
+    if k == NULL:
+        f.no_memory += 1
+        return False
+    k.next, k.p = NULL, p[0]
+    memcpy(k + 1, p.frame, p.caplen)
+    k.p.frame = <const uint8_t *>(k + 1)
+    k.ip_at, k.data_at = <uint32_t>(f.x.header - p.frame), <uint32_t>(f.x.data - p.frame)
+    k.offset, k.length = f.x.offset, f.x.length
+    if d.parked == NULL:
+        d.parked = k
+    else:
+        d.parked_last.next = k
+    d.parked_last = k
+    d.cost += <uint32_t>sizeof(parked_t) + p.caplen
+    f.bytes += <uint32_t>sizeof(parked_t) + p.caplen
+    f.parked += 1
+    return True
+
+
+cdef void frag_unpark(frags_t *f, parked_t **list) noexcept nogil:
+    """Drop parked frames."""
+    cdef parked_t *next
+    while list[0] != NULL:
+        next = list[0].next
+        free(list[0])
+        list[0] = next
+        f.parked -= 1
+        f.parked_dropped += 1
 
 
 cdef void frag_release(frags_t *f) noexcept nogil:
     """Free the complete datagrams that were given out."""
     cdef held_t *next
+    frag_unpark(f, &f.out)
     while f.held != NULL:
         next = f.held.next
         free(f.held)

@@ -91,7 +91,8 @@ def run(connections, together=500, timewait=60, bed=None):
     asked_for = sum(n for why, n in by_port[str(REFUSED)].items() if why != "done")
     failed = {port: {why: n for why, n in v.items() if why != "done"} for port, v in by_port.items() if int(port) != REFUSED}
     return {"connections": connections, "done": sum(v["done"] for v in by_port.values()), "refused by the rule": asked_for,
-            "failures not asked for": sum(sum(f.values()) for f in failed.values()), "of these": {p: f for p, f in failed.items() if f},
+            "failures not asked for": sum(sum(f.values()) for f in failed.values()),
+            "of these": {p: f for p, f in failed.items() if f},
             "through the rule": by_port[str(REFUSED)]["done"], "per second": round(connections / seconds),
             "CPU µs a connection": round(stats["cpu_seconds"] / connections * 1e6, 1), "peak flows": stats["peak_flows"],
             "peak memory MB": round(stats["peak_anon_bytes"] / 1e6), "dropped": stats["dropped"],

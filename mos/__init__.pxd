@@ -13,7 +13,7 @@ from mos.events.handler cimport (
     MOS_ABI, MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_PASS, MOS_RESET, action_t, handler_fn, mos_api_t)
 from mos.events.kinds cimport *
 from mos.events.ring cimport AT_ACKED, AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
-from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER, end_t, flow_name_at, flow_t
+from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER, end_t, flow_cold, flow_name_at, flow_t
 from mos.net.packet cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG, key_t, pkt_t)
 from mos.state.blocks cimport mos_slot, mos_slot_write, mos_var, mos_var_write
@@ -73,7 +73,7 @@ cdef inline bint mos_to_server(const event_t *e) noexcept nogil:
 
 cdef inline uint64_t mos_flow_id(const event_t *e) noexcept nogil:
     """Number of the flow's first packet, hence no other flow's in this stack; 0: the event has no flow."""
-    return e.flow.id if e.flow != NULL else 0
+    return flow_cold(e.flow).id if e.flow != NULL else 0
 
 cdef inline int mos_ip_version(const event_t *e) noexcept nogil:
     """4 or 6; 0: the event has no flow."""

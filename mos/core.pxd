@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 from mos.events.bus cimport Bus, answer_t
 from mos.events.ring cimport event_t, ring_t
 from mos.flow.flow cimport end_t, flow_t, timer_node_t
+from mos.flow.slab cimport slab_t
 from mos.flow.table cimport FlowTable, table_t
 from mos.flow.view cimport Flow
 from mos.flow.wheel cimport Wheel, wheel_t
@@ -101,7 +102,8 @@ cdef struct counters_t:
     uint64_t events[64]     # by kind, as raised
 
 cdef struct user_timer_t:   # one timer of Flow.timer or a global one
-    timer_node_t node       # first: the wheel hands this back
+    timer_node_t node       # first, where the wheel finds it
+    uint32_t slot           # in Core.timer_slab, and on the wheel
     flow_t *flow            # NULL: global
     user_timer_t *next      # of the same flow
     user_timer_t **at       # what leads here in that list
@@ -183,6 +185,7 @@ cdef class Core:
     cdef uint64_t batches
     cdef uint64_t timer_handles
     cdef uint64_t timers_live
+    cdef slab_t timer_slab
     cdef dict timer_table       # handle -> address of user_timer_t
     cdef object on_verdict      # called with each packet's verdict; None: nobody wants to know
     cdef public object on_error # called with a handler's first exception, if the run goes on

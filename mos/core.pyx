@@ -8,8 +8,9 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, alias_t, flow_name_at
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, FLOW_RESET_DUE, alias_t, flow_cold, flow_name_at
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
+from mos.flow.slab cimport slab_free, slab_give, slab_init, slab_take
 from mos.flow.table cimport table_alias, table_by_age, table_find
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
@@ -20,6 +21,7 @@ from mos.tcp.seq cimport seq_diff
 from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
 import ipaddress
+import os
 
 from mos.errors import MosError, StaleFlow, UsageError, VerdictError
 from mos.tcp.policies import POLICIES, index
@@ -39,9 +41,10 @@ cdef class Core:
     """What the stages share. `mos.run.Engine` turns a user's settings into these arguments."""
 
     def __cinit__(self, *args, **kwargs):
+        cdef bint exact = bool(os.environ.get("MOS_SANITIZE"))
         self.out = <uint8_t *>malloc(OUT_CAP)
         self.dropped_by = <uint64_t *>calloc(65536, sizeof(uint64_t))
-        if self.out == NULL or self.dropped_by == NULL:
+        if self.out == NULL or self.dropped_by == NULL or slab_init(&self.timer_slab, sizeof(user_timer_t), MAX_TIMERS, 1, 0, exact) < 0:
             raise MemoryError("no memory for the stack's buffers")
         plan_init(&self.plan)
         plan_init(&self.late)
@@ -56,6 +59,7 @@ cdef class Core:
         bus.withheld = WANTS_BYTES if pickup == PICKUP_STATE else 0
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
+        self.idle.of, self.idle.flows, self.timers.of = &self.table.flows, 1, &self.timer_slab
         self.layout = slots.l
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
@@ -82,6 +86,7 @@ cdef class Core:
         free(self.out)
         free(self.dropped_by)
         free(self.targets)
+        slab_free(&self.timer_slab)
         plan_free(&self.plan)
         plan_free(&self.late)
 
@@ -146,16 +151,20 @@ cdef class Core:
         cdef flow_t *f = self.alive(flow) if flow is not None else NULL
         cdef int64_t ns = int(seconds * 1e9) if 0 <= seconds < MAX_SECONDS else -1
         cdef trouble_t *home
+        cdef uint32_t slot
         if ns < 0 or (every and ns == 0):
             raise UsageError(f"a timer of {seconds} s: give a positive number of seconds")
         home = trouble_of(f) if f != NULL else NULL
         if self.timers_live >= MAX_TIMERS or (home != NULL and home.ntimers >= FLOW_TIMERS):
             self.cap_reached(CAP_TIMERS)
             return None
-        t = <user_timer_t *>calloc(1, sizeof(user_timer_t))
-        if t == NULL or (f != NULL and home == NULL):
-            free(t)
+        t = NULL
+        if f == NULL or home != NULL:
+            t = <user_timer_t *>slab_take(&self.timer_slab, &slot)
+        if t == NULL:
             raise MemoryError("no memory for a timer")
+        memset(t, 0, sizeof(user_timer_t))
+        t.slot = slot
         self.timer_handles += 1
         self.timers_live += 1
         t.handle, t.flow, t.period = self.timer_handles, f, ns if every else 0
@@ -169,7 +178,7 @@ cdef class Core:
             home.ntimers += 1
         self.timer_table[t.handle] = <size_t>t
         t.start = max(ns, 1)        # not before a later packet, or a handler that sets it again would never end
-        wheel_arm(self.timers, &t.node, self.now + t.start)
+        wheel_arm(self.timers, t.slot, self.now + t.start)
         return t.handle
 
     def cancel_timer(self, handle):
@@ -187,7 +196,7 @@ cdef class Core:
         self.caps |= <uint32_t>1 << cause
 
     cdef void drop_timer(self, user_timer_t *t) noexcept:
-        wheel_cancel(self.timers, &t.node)
+        wheel_cancel(self.timers, t.slot)
         if t.flow != NULL:
             known_trouble(t.flow).ntimers -= 1
             t.at[0] = t.next
@@ -196,7 +205,7 @@ cdef class Core:
         self.timer_table.pop(t.handle, None)
         self.timers_live -= 1
         Py_XDECREF(t.value)
-        free(t)
+        slab_give(&self.timer_slab, t.slot)
 
     def flow_verdict(self, Flow flow, verdict):
         """DROP_FLOW or RESET outside a handler's answer: holds from the flow's next packet on."""
@@ -453,7 +462,7 @@ cdef class Core:
             reason = <object>self.answer.reason if self.answer.reason != NULL else None
             if reason is None and self.answer.why != NULL:
                 reason = self.answer.why.decode("utf-8", "replace")
-            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, f.id if f != NULL else None)
+            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, flow_cold(f).id if f != NULL else None)
         except BaseException as exc:
             self.bus.error = exc
             self.bus.failed = 1

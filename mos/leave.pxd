@@ -7,6 +7,7 @@ from mos.core cimport RESETTING_S, Core
 from mos.events.bus cimport MOS_RESET
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
+from mos.flow.table cimport table_slot
 from mos.flow.wheel cimport wheel_arm
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
 from mos.net.packet cimport IPPROTO_TCP, TCP_RST, pkt_t
@@ -70,7 +71,7 @@ cdef inline void leave_remember(Core k, const pkt_t *p, flow_t *f, int to, uint3
     r.size[to], r.how[to], r.iface[to], r.linktype = <uint8_t>n, <uint8_t>how, <uint16_t>p.iface, <uint16_t>p.linktype
     r.step = 0
     if r.sent < AGAIN_MOST:
-        wheel_arm(k.idle, &f.timer, k.now + AGAIN_MS * <int64_t>1000000)
+        wheel_arm(k.idle, table_slot(k.table, f), k.now + AGAIN_MS * <int64_t>1000000)
 
 cdef inline bint leave_again(Core k, flow_t *f) noexcept nogil:
     """The RSTs of a reset flow once more, if they are due; False: they were said often enough."""
@@ -88,7 +89,7 @@ cdef inline bint leave_again(Core k, flow_t *f) noexcept nogil:
             r.sent += 1
             leave(k, &p, p.frame, p.caplen, p.wirelen, r.how[to])
     r.step += 1
-    wheel_arm(k.idle, &f.timer, k.now + (AGAIN_MS * <int64_t>1000000 << r.step))
+    wheel_arm(k.idle, table_slot(k.table, f), k.now + (AGAIN_MS * <int64_t>1000000 << r.step))
     return True
 
 cdef inline void leave_resets(Core k, const pkt_t *p, flow_t *f, int s) noexcept nogil:
@@ -98,7 +99,7 @@ cdef inline void leave_resets(Core k, const pkt_t *p, flow_t *f, int s) noexcept
     """
     if not f.flags & FLOW_RESETTING:
         f.flags = <uint8_t>((f.flags | FLOW_RESETTING) & ~FLOW_RESET_DUE)
-        wheel_arm(k.idle, &f.timer, k.now + RESETTING_S * <int64_t>1000000000)
+        wheel_arm(k.idle, table_slot(k.table, f), k.now + RESETTING_S * <int64_t>1000000000)
         leave_reset(k, p, f, s, 0)
     if not p.tcp_flags & TCP_RST:
         leave_reset(k, p, f, s, 1)

@@ -1,5 +1,5 @@
 """How flows begin and how they end: by their packets, by silence, by pressure, at shutdown. And the timers that handlers set."""
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from cpython.object cimport PyObject
@@ -14,10 +14,11 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, END_STOPPED, FLOW_CLOSED, FLOW_MIDSTREAM,
-    FLOW_RESETTING, flow_t, timer_node_t)
-from mos.flow.table cimport table_create_hashed, table_remove, table_victim
+    FLOW_RESETTING, flow_cold, flow_t)
+from mos.flow.slab cimport slab_at
+from mos.flow.table cimport table_at, table_create_hashed, table_remove, table_slot, table_victim
 from mos.flow.view cimport flow_view_end
-from mos.flow.wheel cimport wheel_arm, wheel_cancel, wheel_expire
+from mos.flow.wheel cimport NO_TIMER, wheel_arm, wheel_cancel, wheel_expire
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN, pkt_t
 from mos.segment cimport arm, drain, flush, tell
@@ -53,13 +54,13 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         if f == NULL:
             orphan(k, p, ORPHAN_TABLE_FULL)
             return NULL
-    f.id = k.n.packets_in * k.workers + k.worker if k.on_wire else k.n.packets_in
+    flow_cold(f).id = k.n.packets_in * k.workers + k.worker if k.on_wire else k.n.packets_in
     f.client_hi = <uint8_t>client_hi
     f.policy = k.policies_for(f)
     if midstream:
         f.flags |= FLOW_MIDSTREAM
     use_set(k.bus, f, 0)
-    f.first_ns = f.last_ns = k.now
+    flow_cold(f).first_ns = f.last_ns = k.now
     if slots_open(k.layout, f) < 0:
         table_remove(k.table, f)
         orphan(k, p, ORPHAN_TABLE_FULL)
@@ -134,7 +135,7 @@ cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
 
 cdef void release(Core k, flow_t *f) noexcept nogil:
     cdef trouble_t *t = known_trouble(f)
-    wheel_cancel(k.idle, &f.timer)
+    wheel_cancel(k.idle, table_slot(k.table, f))
     if f.more != NULL:
         reasm_free(<reasm_t **>&f.more.reasm[0], &k.budget)
         reasm_free(<reasm_t **>&f.more.reasm[1], &k.budget)
@@ -163,28 +164,28 @@ cdef void set_clock(Core k, int64_t ts) noexcept nogil:
 
 cdef int expire(Core k) noexcept nogil:
     """Everything that has come due in packet time: idle flows first, then user timers in order."""
-    cdef flow_t any
-    cdef size_t timer = <char *>&any.timer - <char *>&any
-    cdef timer_node_t *node
+    cdef uint32_t slot
     cdef flow_t *f
+    cdef user_timer_t *t
     answer_reset(&k.answer)
     k.ring.n = 0
     k.phase = PHASE_IDLE
     while True:
-        node = wheel_expire(k.idle, k.now)
-        if node == NULL:
+        slot = wheel_expire(k.idle, k.now)
+        if slot == NO_TIMER:
             break
-        f = <flow_t *>(<char *>node - timer)
-        k.due, k.due_flow = node.when, f.id
+        f = table_at(k.table, slot)
+        k.due, k.due_flow = flow_cold(f).timer.when, flow_cold(f).id
         if idle_out(k, f) < 0:
             return -1
     k.phase = PHASE_TIMERS
     while True:
-        node = wheel_expire(k.timers, k.now)
-        if node == NULL:
+        slot = wheel_expire(k.timers, k.now)
+        if slot == NO_TIMER:
             break
-        k.due, k.due_flow = node.when, (<user_timer_t *>node).flow.id if (<user_timer_t *>node).flow != NULL else 0
-        if fire(k, <user_timer_t *>node) < 0:
+        t = <user_timer_t *>slab_at(&k.timer_slab, slot)
+        k.due, k.due_flow = t.node.when, flow_cold(t.flow).id if t.flow != NULL else 0
+        if fire(k, t) < 0:
             return -1
     k.phase = PHASE_PACKET
     answer_clear(k.bus, &k.answer)
@@ -202,14 +203,14 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
             return end_flow(k, f, END_STOPPED)
         if t != NULL and t.resets != NULL and leave_again(k, f):
             return 0
-        wheel_arm(k.idle, &f.timer, f.last_ns + RESETTING_S * <int64_t>1000000000)
+        wheel_arm(k.idle, table_slot(k.table, f), f.last_ns + RESETTING_S * <int64_t>1000000000)
         return 0
     if f.flags & FLOW_CLOSED and f.end_reason > 1:
         return end_flow(k, f, END_IDLE)
     arm(k, f)
-    if f.timer.when > k.now:
+    if flow_cold(f).timer.when > k.now:
         return 0
-    wheel_cancel(k.idle, &f.timer)
+    wheel_cancel(k.idle, table_slot(k.table, f))
     if f.flags & FLOW_CLOSED:
         c.flow = f
         c.pkt = NULL
@@ -242,7 +243,7 @@ cdef int fire(Core k, user_timer_t *t) noexcept nogil:
         if (k.now - due) // t.period > CATCH_UP:
             k.n.ticks_left_out += <uint64_t>((k.now - due) // t.period)
             due = k.now - (k.now - due) % t.period
-        wheel_arm(k.timers, &t.node, due)
+        wheel_arm(k.timers, t.slot, due)
     else:
         (<void (*)(Core, user_timer_t *) noexcept nogil>drop_timer_of)(k, t)
     rc = tell(k, &e)
@@ -261,8 +262,8 @@ cdef void shift_timers(Core k, int64_t ts) noexcept:
     cdef user_timer_t *t
     for address in k.timer_table.values():
         t = <user_timer_t *><size_t>address
-        wheel_cancel(k.timers, &t.node)
-        wheel_arm(k.timers, &t.node, ts + t.start)
+        wheel_cancel(k.timers, t.slot)
+        wheel_arm(k.timers, t.slot, ts + t.start)
 
 
 cdef void release_objects(Core k, flow_t *f) noexcept:

@@ -14,8 +14,8 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t,
-    flow_t, policy_of, reasm_at, reasm_of)
-from mos.flow.table cimport table_promote
+    flow_cold, flow_t, policy_of, reasm_at, reasm_of)
+from mos.flow.table cimport table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm, wheel_armed
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
 from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
@@ -46,8 +46,8 @@ cdef void arm(Core k, flow_t *f) noexcept nogil:
     else:
         a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
     a = f.last_ns + max(a, b)
-    if not wheel_armed(&f.timer) or f.timer.when > a:
-        wheel_arm(k.idle, &f.timer, a)
+    if not wheel_armed(&flow_cold(f).timer) or flow_cold(f).timer.when > a:
+        wheel_arm(k.idle, table_slot(k.table, f), a)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
@@ -152,7 +152,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         doubt = track_rst_refused(c, j.in_doubt)
         if doubt and k.truth == TRUTH_TAP:
             t.rst_side, t.rst_ns = <uint8_t>doubt, k.now
-            wheel_arm(k.idle, &f.timer, k.now + RST_SILENCE_NS)
+            wheel_arm(k.idle, table_slot(k.table, f), k.now + RST_SILENCE_NS)
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
         elif j.cause == REFUSED_ACK and seq_gt(p.ack, f.end[1 - c.s].snd_max):
@@ -206,7 +206,7 @@ cdef int reset_seen(Core k, scene_t *c) noexcept nogil:
     if k.answer.verdict < MOS_HOLD:
         track_rst(c)
         slots_commit(k.undo)
-        wheel_arm(k.idle, &c.flow.timer, k.now + CLOSED_LINGER_NS)
+        wheel_arm(k.idle, table_slot(k.table, c.flow), k.now + CLOSED_LINGER_NS)
         if drain(k) < 0:
             return -1
     else:

@@ -16,7 +16,7 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
-    flow_names, flow_side)
+    flow_cold, flow_names, flow_side)
 from mos.flow.hashes cimport hash_ahead
 from mos.flow.table cimport (
     table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
@@ -193,7 +193,7 @@ cdef class Stack(Core):
             raise MemoryError("no memory to put the flows in order")
         self.phase = PHASE_END
         while not self.bus.failed and all[i] != NULL:
-            self.due, self.due_flow = all[i].last_ns, all[i].id
+            self.due, self.due_flow = all[i].last_ns, flow_cold(all[i]).id
             end_flow(self, all[i], END_SHUTDOWN)
             i += 1
         free(all)
@@ -410,7 +410,7 @@ cdef class Stack(Core):
         g.flags &= ~FLOW_MIDSTREAM
         use_set(self.bus, g, 0)
         g.end[CLIENT].flags |= END_SYN
-        g.first_ns = t.syn_ns
+        flow_cold(g).first_ns = t.syn_ns
         history_add(g, CLIENT, HIST_SYN)
         return self.flow_packet(p, FRESH_ANSWERS)
 

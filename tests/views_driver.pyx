@@ -4,7 +4,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from mos.events.ring cimport event_t
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
-from mos.flow.flow cimport alias_t, flow_more, flow_t
+from mos.flow.flow cimport alias_t, flow_alone, flow_alone_free, flow_cold, flow_more, flow_t
 from mos.flow.view cimport flow_view, flow_view_end
 from mos.net.packet cimport key_t, pkt_t
 from mos.tcp.track cimport history_add
@@ -20,36 +20,40 @@ cdef void fill(key_t *k, bytes lo, int lo_port, bytes hi, int hi_port, int proto
 
 cdef class Rig:
     """One flow, one packet and one event, and the view of that event."""
-    cdef flow_t f
+    cdef flow_t *f
     cdef alias_t a
     cdef pkt_t p
     cdef event_t e
     cdef public object engine
     cdef object held
 
+    def __cinit__(self):
+        self.f = flow_alone()
+
     def __init__(self, engine=None):
         self.engine = engine
         self.held = []
 
     def __dealloc__(self):
-        flow_view_end(&self.f)
+        flow_view_end(self.f)
         free(self.f.more)
+        flow_alone_free(self.f)
 
     def flow(self, int proto, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi=False, uint64_t id=1, domain=0):
         fill(&self.f.key, lo, lo_port, hi, hi_port, proto, domain)
-        self.f.client_hi, self.f.id = client_hi, id
-        self.e.flow = &self.f
+        self.f.client_hi, flow_cold(self.f).id = client_hi, id
+        self.e.flow = self.f
 
     def alias(self, bytes lo, int lo_port, bytes hi, int hi_port, bint client_hi, int position):
         fill(&self.a.key, lo, lo_port, hi, hi_port, self.f.key.proto)
         self.a.client_hi, self.a.position = client_hi, position
-        flow_more(&self.f).alias = &self.a
+        flow_more(self.f).alias = &self.a
 
     def counters(self, int flags=0, int end_reason=0, int rtt_us=0, bytes hist=b"", first_ns=0, last_ns=0):
         self.f.flags, self.f.end_reason, self.f.rtt_us = flags, end_reason, rtt_us
-        self.f.first_ns, self.f.last_ns = first_ns, last_ns
+        flow_cold(self.f).first_ns, self.f.last_ns = first_ns, last_ns
         for i, letter in enumerate(hist):
-            history_add(&self.f, chr(letter).islower(), b"SHADFRCGTWI".index(bytes([letter]).upper()))
+            history_add(self.f, chr(letter).islower(), b"SHADFRCGTWI".index(bytes([letter]).upper()))
 
     def end(self, int side, int packets=0, wire=0, payload=0, offset=0, int state=0, int mss=0, int wscale=255,
             int flags=0, int window=0, iss=0):
@@ -107,10 +111,10 @@ cdef class Rig:
         view_stamp(v, &self.e, self.engine)
 
     def get_flow(self):
-        return flow_view(&self.f, self.engine)
+        return flow_view(self.f, self.engine)
 
     def end_flow(self):
-        flow_view_end(&self.f)
+        flow_view_end(self.f)
 
     def scribble(self):
         """What a stack does after a packet: other contents at the same addresses."""

@@ -35,7 +35,8 @@ cdef enum:              # where a field is; a pointer that is NULL there makes t
     SRC_SENDER = 8      # the packet's ends, likewise
     SRC_RECEIVER = 9
     SRC_RECORD = 10     # the record of a user-defined event at event_t.obj
-    SRC_COUNT = 11
+    SRC_COLD = 11       # the flow's cold part
+    SRC_COUNT = 12
 
 cdef enum:              # how the field is stored; every number is compared as a signed 64-bit one
     T_U8 = 0

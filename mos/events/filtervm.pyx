@@ -9,7 +9,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.string cimport memcmp, memcpy, memset
 from mos.events.ring cimport EV_DOUBTFUL, EV_MIDSTREAM, EV_REDELIVERED, event_t
 from mos.events.views cimport Event
-from mos.flow.flow cimport CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_name_at, flow_names, flow_t, more_t
+from mos.flow.flow cimport (
+    CLIENT, FLOW_ESTABLISHED, SERVER, alias_t, flow_alone, flow_alone_free, flow_cold, flow_cold_t, flow_name_at, flow_names,
+    flow_t, more_t)
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_RST,
                              TCP_SYN, key_t, pkt_is_tcp, pkt_t)
 
@@ -131,6 +133,8 @@ cdef inline const uint8_t *base_of(const event_t *ev, uint8_t src) noexcept nogi
         return <const uint8_t *>ev
     if src == SRC_FLOW:
         return <const uint8_t *>ev.flow
+    if src == SRC_COLD:
+        return <const uint8_t *>flow_cold(ev.flow) if ev.flow != NULL else NULL
     if src == SRC_RECORD:
         return <const uint8_t *>ev.obj
     if src == SRC_PROTO:
@@ -246,6 +250,7 @@ cdef dict make_sources():
     """Every field a program may load: spec's name for it -> Source. Places are measured on structs of this very build."""
     cdef event_t e
     cdef flow_t f
+    cdef flow_cold_t cold
     cdef pkt_t p
     cdef char *e0 = <char *>&e
     cdef char *f0 = <char *>&f
@@ -263,7 +268,7 @@ cdef dict make_sources():
         "EV_MIDSTREAM": Source(EVENT, U8, flags, BITS, EV_MIDSTREAM),
         "EV_REDELIVERED": Source(EVENT, U8, flags, BITS, EV_REDELIVERED),
         "EV_DOUBTFUL": Source(EVENT, U8, flags, BITS, EV_DOUBTFUL),
-        "flow_id": Source(FLOW, I64, <char *>&f.id - f0),
+        "flow_id": Source(SRC_COLD, I64, <char *>&cold.id - <char *>&cold),
         "established": Source(FLOW, U8, <char *>&f.flags - f0, BITS, FLOW_ESTABLISHED),
         "client_bytes": Source(FLOW, I64, <char *>&f.end[CLIENT].payload - f0),
         "server_bytes": Source(FLOW, I64, <char *>&f.end[SERVER].payload - f0),
@@ -388,14 +393,13 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     offset, length. What is not given is 0. `repeat` runs it that often without the GIL, to be timed from outside.
     """
     cdef event_t e
-    cdef flow_t fl
+    cdef flow_t *fl = NULL
     cdef pkt_t p
     cdef alias_t[4] al
     cdef more_t more
     cdef uint64_t n
     cdef bint verdict = False
     memset(&e, 0, sizeof(e))
-    memset(&fl, 0, sizeof(fl))
     memset(&more, 0, sizeof(more))
     memset(&p, 0, sizeof(p))
     e.size = sizeof(e)
@@ -404,8 +408,11 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     e.side, e.old, e.new, e.position = get("side", 0), get("old", 0), get("new", 0), get("position", 0)
     e.offset, e.length = get("offset", 0), get("length", 0)
     if flow is not None:
-        _fill_flow(&fl, flow.get)
-        e.flow = &fl
+        fl = flow_alone()
+        if fl == NULL:
+            raise MemoryError
+        _fill_flow(fl, flow.get)
+        e.flow = fl
         for i, (position, *name) in enumerate(aliases[:4]):
             name_key(&al[<int>i].key, &al[<int>i].client_hi, name[0], name[2], name[1], name[3], fl.key.proto)
             al[<int>i].position, al[<int>i].next = position, NULL
@@ -425,13 +432,14 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     with nogil:
         for n in range(repeat):
             verdict = filter_run(f.c, &e)
+        flow_alone_free(fl)
     return verdict
 
 
 cdef int _fill_flow(flow_t *fl, get) except -1:
     name_key(&fl.key, &fl.client_hi, get("client", b"\0\0\0\0"), get("server", b"\0\0\0\0"), get("client_port", 0),
              get("server_port", 0), get("proto", IPPROTO_TCP))
-    fl.id, fl.flags = get("id", 0), get("flags", 0)
+    flow_cold(fl).id, fl.flags = get("id", 0), get("flags", 0)
     fl.end[CLIENT].payload, fl.end[SERVER].payload = get("client_bytes", 0), get("server_bytes", 0)
     fl.end[CLIENT].packets, fl.end[SERVER].packets = get("client_packets", 0), get("server_packets", 0)
 

@@ -1,8 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""A tracked flow: two ends, its name, its place in the table. One flat struct, recycled by the table's slab."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc
+"""A tracked flow: two ends, its name, its place in the table. Two flat structs, recycled by the table's slab."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 from mos.net.packet cimport key_t
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **p, size_t alignment, size_t size)
 
 cdef enum:
     CLIENT = 0          # opened the flow; index into flow_t.end
@@ -34,7 +38,9 @@ cdef enum:              # flow_t.queued
     QUEUE_USED = 2          # it had a packet since it came there
 
 cdef enum:
-    FLOW_HOT = 320          # bytes of a flow that its next packet will need
+    FLOW_BYTES = 256        # of a flow_t, all of which its next packet may need
+    FLOW_GROUP = 1 << 14    # flows lie in groups so long, each aligned to its length: first the cold parts of its 55 flows,
+    FLOW_HEAD = 2304        # which take so much, then the flows themselves
 
 cdef enum:              # end_t.flags
     END_SEEN = 1            # this end has sent something: nxt and snd_max are known
@@ -62,7 +68,7 @@ cdef struct end_t:
     uint32_t fin_seq        # sequence number of its FIN
     uint32_t ts_recent      # TS.Recent it keeps for its peer's segments (RFC 7323)
     uint32_t rtt_seq        # an ACK at or above it ends the RTT sample under way
-    uint32_t rtt_start_us   # when that sample began, us after first_ns (wraps); 0: none under way
+    uint32_t rtt_start_us   # when that sample began, us (wraps) and 1; 0: none under way
     uint32_t srtt_us        # smoothed round trip from the middle to its peer and back (RFC 6298), 0: none yet
     uint16_t mss            # 0: not seen
     uint8_t  state          # tcp.states
@@ -70,10 +76,10 @@ cdef struct end_t:
     uint16_t flags          # END_*
     uint16_t hist           # history letters already written (views.history)
 
-cdef struct timer_node_t:   # a place on the wheel; `when` 0 and prev NULL: not armed
-    timer_node_t *next
-    timer_node_t *prev
+cdef struct timer_node_t:   # a place on the wheel; neighbours by number (flow.wheel), `prev` 0: not armed
     int64_t  when           # ns
+    uint32_t next
+    uint32_t prev
 
 cdef enum:
     HIST_LEN = 12           # letters of five bits in a word; of the 22 that there are a flow rarely has more
@@ -86,29 +92,48 @@ cdef struct more_t:
     void    *view           # the Python Flow, NULL until somebody asks (owned reference)
     uint64_t hist           # the letters of its history after the first twelve
 
-# Six cache lines; a packet of an open connection touches the first five.
+# What a packet in the middle of a flow has no need of.
+cdef struct flow_cold_t:
+    int64_t  first_ns
+    uint64_t id             # number of the packet that opened it: no other flow has it
+    timer_node_t timer      # idle timer
+    uint32_t lru_next       # table: neighbours in its queue for eviction, NIL at the ends
+    uint32_t lru_prev
+
+# Four cache lines. Whoever makes one outside a table needs a group for it (flow_alone).
 cdef struct flow_t:
     key_t    key            # as the client's wire side names it
     uint16_t set_id         # bus: interned set of attached handlers
     uint8_t  client_hi      # 1: the client is the key's hi half
+    uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
+    uint64_t mask           # event kinds somebody wants of this flow
     uint8_t  end_reason     # END_*; set at close, told at FlowEnd
     uint8_t  flags          # FLOW_*
-    uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
     uint8_t  queued         # QUEUE_*
     uint8_t  spare          # position of the NF whose verdict stopped it
-    uint64_t mask           # event kinds somebody wants of this flow
+    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
     end_t    end[2]         # CLIENT, SERVER
     int64_t  last_ns
-    int64_t  first_ns
     more_t  *more           # what few flows need, NULL until then
     void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
-    uint64_t id             # number of the packet that opened it: no other flow has it
-    uint32_t slot           # its ordinal in the slab
-    timer_node_t timer      # idle timer
-    uint32_t lru_next       # table: neighbours in its queue for eviction, NIL at the ends
-    uint32_t lru_prev
-    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
     uint64_t hist           # its history's first letters, each 1 + 2 * HIST_* + side (tcp.track)
+
+cdef inline flow_cold_t *flow_cold(const flow_t *f) noexcept nogil:
+    """The cold part of `f`: as far from the start of their group in 40 bytes as `f` is behind the cold parts in 256."""
+    cdef uintptr_t at = <uintptr_t>f & (FLOW_GROUP - 1)
+    return <flow_cold_t *>(<uintptr_t>f - at) + (at - FLOW_HEAD) // FLOW_BYTES
+
+cdef inline flow_t *flow_alone() noexcept nogil:
+    """A zeroed flow in a group of its own, of which there is memory just up to its end. NULL: out of memory."""
+    cdef void *group = NULL
+    if posix_memalign(&group, FLOW_GROUP, FLOW_HEAD + FLOW_BYTES):
+        return NULL
+    memset(group, 0, FLOW_HEAD + FLOW_BYTES)
+    return <flow_t *>(<char *>group + FLOW_HEAD)
+
+cdef inline void flow_alone_free(flow_t *f) noexcept nogil:
+    if f != NULL:
+        free(<char *>f - FLOW_HEAD)
 
 cdef inline more_t *flow_more(flow_t *f) noexcept nogil:
     """What few flows need, made if this one has not. NULL: out of memory."""

@@ -1,5 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Objects of one size, side by side in memory that never moves, numbered by slot, recycled last in, first out."""
+"""Objects of one size, side by side in memory that never moves, numbered by slot, recycled last in, first out.
+
+They may have second parts that lie apart from them: of every `group` slots the first `head` are their place, and hold no objects.
+"""
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
@@ -7,6 +10,9 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, P
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_HUGEPAGE
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **p, size_t alignment, size_t size)
 
 cdef enum:
     STEP = 1024             # objects that get memory at a time: small when idle, and touching it stalls a packet for 0.1-1 ms
@@ -22,9 +28,11 @@ cdef struct slab_t:
     uint32_t room           # entries `spare` has place for, never less than `ready`
     uint32_t fresh          # slots below it have been handed out before
     uint32_t ready          # slots below it have memory
-    uint32_t limit
+    uint32_t limit          # slots
     uint32_t size           # bytes of an object
     uint32_t stride         # the same, rounded up to whole cache lines
+    uint32_t group          # slots, a power of two; 1: there are no second parts
+    uint32_t head           # 0 then
     bint     exact          # each object its own malloc, for AddressSanitizer: one block of many hides overruns and late uses
     uint64_t bytes          # in use, by the pages touched
 
@@ -34,15 +42,16 @@ cdef inline void *slab_at(const slab_t *s, uint32_t slot) noexcept nogil:
 cdef inline size_t slab_mapped(const slab_t *s) noexcept nogil:
     return <size_t>s.limit * s.stride + HUGE
 
-cdef inline int slab_init(slab_t *s, uint32_t size, uint32_t limit, bint exact) noexcept nogil:
-    """-1: out of memory. `limit` is the greatest number of objects, below 2**31."""
+cdef inline int slab_init(slab_t *s, uint32_t size, uint32_t limit, uint32_t group, uint32_t head, bint exact) noexcept nogil:
+    """-1: out of memory. `limit` is the greatest number of objects; there are less than 2**31 slots for them."""
     memset(s, 0, sizeof(slab_t))
     s.size = size
     s.stride = (size + 63) & ~<uint32_t>63
-    s.limit = limit
+    s.group, s.head = group, head
+    s.limit = (limit + group - head - 1) // (group - head) * group
     s.exact = exact
     if exact:
-        s.each = <char **>calloc(limit, sizeof(char *))
+        s.each = <char **>calloc(s.limit, sizeof(char *))
         return -1 if s.each == NULL else 0
     s.map = mmap(NULL, slab_mapped(s), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if s.map == MAP_FAILED:
@@ -52,11 +61,35 @@ cdef inline int slab_init(slab_t *s, uint32_t size, uint32_t limit, bint exact) 
     madvise(s.base, slab_mapped(s) - (s.base - <char *>s.map), MADV_HUGEPAGE)       # a wish: without it pages are small
     return 0
 
+cdef inline uint32_t slab_objects(const slab_t *s, uint32_t slots) noexcept nogil:
+    """How many objects the first so many slots hold."""
+    cdef uint32_t rest = slots & (s.group - 1)
+    return slots // s.group * (s.group - s.head) + (rest - s.head if rest > s.head else 0)
+
+cdef inline uint32_t slab_used(const slab_t *s) noexcept nogil:
+    return slab_objects(s, s.fresh) - s.n_spare
+
+cdef inline char *slab_block(const slab_t *s, uint32_t slot) noexcept nogil:
+    """With `exact`: what malloc gave for the object in `slot`, room for a second part before it."""
+    return NULL if s.each[slot] == NULL else s.each[slot] - <size_t>s.head * s.stride
+
+cdef inline char *slab_single(const slab_t *s, uint32_t slot) noexcept nogil:
+    """With `exact`: memory of its own for an object. Its slot stands before it if it has a second part."""
+    cdef void *p = NULL
+    cdef size_t before = <size_t>s.head * s.stride
+    if not s.head:
+        return <char *>malloc(s.size)
+    if posix_memalign(&p, <size_t>s.group * s.stride, before + s.size):
+        return NULL
+    p = <char *>p + before
+    (<uint32_t *>p - 1)[0] = slot
+    return <char *>p
+
 cdef inline void slab_free(slab_t *s) noexcept nogil:
     cdef size_t i
     if s.each != NULL:
         for i in range(s.fresh):
-            free(s.each[i])
+            free(slab_block(s, i))
     free(s.each)
     free(s.spare)
     if s.map != NULL:
@@ -92,9 +125,11 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
     elif s.fresh == s.limit or (s.fresh == s.ready and slab_grow(s) < 0):
         return NULL
     else:
+        if not s.fresh & (s.group - 1):
+            s.fresh += s.head
         slot[0] = s.fresh
     if s.exact:
-        p = <char *>malloc(s.size)
+        p = slab_single(s, slot[0])
         if p == NULL:
             return NULL
         s.each[slot[0]] = p
@@ -107,7 +142,7 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
 
 cdef inline void slab_give(slab_t *s, uint32_t slot) noexcept nogil:
     if s.exact:
-        free(s.each[slot])
+        free(slab_block(s, slot))
         s.each[slot] = NULL
         s.bytes -= s.size
     s.spare[s.n_spare] = slot

@@ -5,7 +5,7 @@ Flows stand in a queue from which the first is evicted. One that was used since 
 ("second chance"): so a packet marks its flow and touches no other, where a list kept in order would touch three.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from mos.flow.flow cimport FLOW_EMBRYONIC, FLOW_HOT, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_t
+from mos.flow.flow cimport FLOW_BYTES, FLOW_EMBRYONIC, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_cold, flow_cold_t, flow_t
 from mos.flow.key cimport key_equal, key_hash
 from mos.flow.slab cimport slab_at, slab_t
 from mos.net.packet cimport key_t, prefetch
@@ -59,6 +59,10 @@ cdef inline flow_t *table_at(const table_t *t, uint32_t slot) noexcept nogil:
     """The flow in `slot`, which must be in use."""
     return <flow_t *>slab_at(&t.flows, slot)
 
+cdef inline uint32_t table_slot(const table_t *t, const flow_t *f) noexcept nogil:
+    """Where table_at finds `f`."""
+    return (<const uint32_t *>f - 1)[0] if t.flows.exact else <uint32_t>((<const char *>f - t.flows.base) // FLOW_BYTES)
+
 cdef inline uint64_t table_hash(const table_t *t, const key_t *k) noexcept nogil:
     return key_hash(k, t.k0, t.k1) & t.hash_mask
 
@@ -76,7 +80,7 @@ cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash) noexcept n
     """Start to load the flow, once table_prefetch has had its time. A hint: looks at the first entry only."""
     cdef entry_t e = t.index[<uint32_t>hash & t.mask]
     if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF:
-        prefetch_lines(<const char *>table_at(t, e.ref), FLOW_HOT)
+        prefetch_lines(<const char *>table_at(t, e.ref), FLOW_BYTES)
 
 cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash) noexcept nogil:
     """The flow with this key of its own, where that takes no more than a glance; NULL: table_find_hashed knows."""
@@ -91,23 +95,26 @@ cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash) 
     return f if key_equal(&f.key, k) else NULL
 
 cdef inline void lru_unlink(table_t *t, flow_t *f, int which) noexcept nogil:
-    if f.lru_prev == NIL:
-        t.oldest[which] = f.lru_next
+    cdef flow_cold_t *c = flow_cold(f)
+    if c.lru_prev == NIL:
+        t.oldest[which] = c.lru_next
     else:
-        table_at(t, f.lru_prev).lru_next = f.lru_next
-    if f.lru_next == NIL:
-        t.youngest[which] = f.lru_prev
+        flow_cold(table_at(t, c.lru_prev)).lru_next = c.lru_next
+    if c.lru_next == NIL:
+        t.youngest[which] = c.lru_prev
     else:
-        table_at(t, f.lru_next).lru_prev = f.lru_prev
+        flow_cold(table_at(t, c.lru_next)).lru_prev = c.lru_prev
 
 cdef inline void lru_append(table_t *t, flow_t *f, int which) noexcept nogil:
-    f.lru_next = NIL
-    f.lru_prev = t.youngest[which]
-    if f.lru_prev == NIL:
-        t.oldest[which] = f.slot
+    cdef flow_cold_t *c = flow_cold(f)
+    cdef uint32_t slot = table_slot(t, f)
+    c.lru_next = NIL
+    c.lru_prev = t.youngest[which]
+    if c.lru_prev == NIL:
+        t.oldest[which] = slot
     else:
-        table_at(t, f.lru_prev).lru_next = f.slot
-    t.youngest[which] = f.slot
+        flow_cold(table_at(t, c.lru_prev)).lru_next = slot
+    t.youngest[which] = slot
 
 cdef inline void table_touch(flow_t *f) noexcept nogil:
     """`f` was used."""
@@ -124,7 +131,7 @@ cdef inline flow_t *table_first(const table_t *t) noexcept nogil:
 
 cdef inline flow_t *table_next(const table_t *t, const flow_t *f) noexcept nogil:
     """The flow after `f` in that order, NULL at the end. Ask before `f` is removed or touched."""
-    cdef uint32_t slot = f.lru_next
+    cdef uint32_t slot = flow_cold(f).lru_next
     if slot == NIL and not f.queued & QUEUE_OTHERS:
         slot = t.oldest[1]
     return NULL if slot == NIL else table_at(t, slot)
@@ -144,7 +151,7 @@ cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
             f.queued |= QUEUE_OTHERS    # with its chance: all who were queued before it may come at the same time
         elif f.queued & QUEUE_USED:
             f.queued &= ~QUEUE_USED
-            if f.lru_next != NIL:
+            if flow_cold(f).lru_next != NIL:
                 lru_unlink(t, f, which)
                 lru_append(t, f, which)
         else:

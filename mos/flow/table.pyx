@@ -4,9 +4,12 @@ import os
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
-from mos.flow.flow cimport FLOW_EMBRYONIC, QUEUE_OTHERS, alias_t, flow_more, flow_names, flow_t, more_t
+from mos.flow.flow cimport (
+    FLOW_BYTES, FLOW_EMBRYONIC, FLOW_GROUP, FLOW_HEAD, QUEUE_OTHERS, alias_t, flow_cold, flow_cold_t, flow_more, flow_names,
+    flow_t, more_t)
 from mos.flow.key cimport key_equal
-from mos.flow.slab cimport HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_take
+from mos.flow.slab cimport (
+    HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_objects, slab_take, slab_used)
 from mos.net.packet cimport key_t
 from posix.mman cimport madvise
 
@@ -21,8 +24,8 @@ cdef enum:
     LOAD_NUM = 1            # at most half full: 1,048,576 flows fit 16 index bytes each, nine of ten are found at the first
     LOAD_DEN = 2            # or second look, and a search that finds nothing takes two and a half on average
 
-MAX_FLOWS = 1 << 20         # about 500 MB: what a small box can spare
-FLOW_LIMIT = 1 << 26        # 26 GB; keeps slots of aliases below 2**31 and leaves tag bits beyond the index's
+MAX_FLOWS = 1 << 20         # about 330 MB: what a small box can spare
+FLOW_LIMIT = 1 << 26        # 20 GB; keeps slots of aliases below 2**31 and leaves tag bits beyond the index's
 
 
 cdef int index_resize(table_t *t, uint32_t entries) noexcept nogil:
@@ -125,10 +128,10 @@ cdef flow_t *table_create_hashed(table_t *t, const key_t *k, uint64_t hash, bint
     if f == NULL:
         return NULL
     memset(f, 0, sizeof(flow_t))
+    memset(flow_cold(f), 0, sizeof(flow_cold_t))
     memcpy(&f.key, k, sizeof(key_t))
     t.created += 1
-    f.id = t.created
-    f.slot = slot
+    flow_cold(f).id = t.created
     f.flags = FLOW_EMBRYONIC if embryonic else 0
     f.queued = 0 if embryonic else QUEUE_OTHERS
     lru_append(t, f, 0 if embryonic else 1)
@@ -157,19 +160,20 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
     """Forget `f`, its names and its memory. The caller has cancelled its timer and released what its pointers own."""
     cdef name_t *name = <name_t *>flow_names(f)
     cdef name_t *after
+    cdef uint32_t slot = table_slot(t, f)
     while name != NULL:
         after = <name_t *>name.alias.next
         name_unindex(t, name)
         slab_give(&t.names, name.slot)
         t.n_aliases -= 1
         name = after
-    index_erase(t, table_hash(t, &f.key), f.slot)
+    index_erase(t, table_hash(t, &f.key), slot)
     lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
     free(f.more)
     f.more = NULL
-    f.id = 0
+    flow_cold(f).id = 0
     t.n_flows -= 1
-    slab_give(&t.flows, f.slot)
+    slab_give(&t.flows, slot)
 
 
 cdef name_t *name_at_position(table_t *t, flow_t *f, uint16_t position) noexcept nogil:
@@ -244,7 +248,7 @@ cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil:
         flows = t.max_flows
     if flows > t.n_flows and index_room(t, flows - t.n_flows) < 0:
         return -1
-    while t.flows.ready < flows:
+    while slab_objects(&t.flows, t.flows.ready) < flows:
         if slab_grow(&t.flows) < 0:
             return -1
     return 0
@@ -253,7 +257,7 @@ cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil:
 cdef int older(const void *a, const void *b) noexcept nogil:
     cdef const flow_t *f = (<flow_t **>a)[0]
     cdef const flow_t *g = (<flow_t **>b)[0]
-    return (f.last_ns > g.last_ns) - (f.last_ns < g.last_ns) or (f.id > g.id) - (f.id < g.id)
+    return (f.last_ns > g.last_ns) - (f.last_ns < g.last_ns) or (flow_cold(f).id > flow_cold(g).id) - (flow_cold(f).id < flow_cold(g).id)
 
 
 cdef flow_t **table_by_age(table_t *t) noexcept nogil:
@@ -309,8 +313,8 @@ cdef class FlowTable:
         t.hash_mask = (1 << _hash_bits) - 1
         t.max_flows = max_flows
         t.oldest[0] = t.oldest[1] = t.youngest[0] = t.youngest[1] = NIL
-        if (slab_init(&t.flows, sizeof(flow_t), max_flows, exact) < 0
-                or slab_init(&t.names, sizeof(name_t), ALIAS_MAX * max_flows, exact) < 0
+        if (slab_init(&t.flows, FLOW_BYTES, max_flows, FLOW_GROUP // FLOW_BYTES, FLOW_HEAD // FLOW_BYTES, exact) < 0
+                or slab_init(&t.names, sizeof(name_t), ALIAS_MAX * max_flows, 1, 0, exact) < 0
                 or index_resize(t, FIRST_INDEX) < 0 or table_reserve(t, min(max(reserve, 1), max_flows)) < 0):
             raise MemoryError(f"a flow table for {max(reserve, 1)} flows")
 
@@ -330,7 +334,7 @@ cdef class FlowTable:
         cdef table_t *t = self.c
         index = (<uint64_t>t.mask + 1) * sizeof(entry_t)
         return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created,
-                "names_refused": t.names_refused, "index": t.mask + 1, "flow_bytes": t.flows.stride,
+                "names_refused": t.names_refused, "index": t.mask + 1, "flow_bytes": FLOW_GROUP // slab_objects(&t.flows, t.flows.group) + 1,
                 "memory": index + t.flows.bytes + t.names.bytes + sizeof(table_t)}
 
     def invariants(self):
@@ -339,25 +343,26 @@ cdef class FlowTable:
         cdef flow_t *f = table_first(t)
         cdef const alias_t *via
         cdef alias_t *a
-        cdef uint32_t flows = 0, used = 0, names = 0, before = NIL
+        cdef uint32_t flows = 0, used = 0, names = 0, before = NIL, slot
         while f != NULL:
             flows += 1
             used += 1
-            assert table_at(t, f.slot) == f and f.id, f"flow {f.id}: slot"
-            assert table_find(t, &f.key, &via) == f and via == NULL, f"flow {f.id}: not found by its key"
-            assert f.lru_prev in (before, NIL), f"flow {f.id}: LRU list"
-            before = f.slot
+            slot, id = table_slot(t, f), flow_cold(f).id
+            assert table_at(t, slot) == f and id, f"flow {id}: slot"
+            assert table_find(t, &f.key, &via) == f and via == NULL, f"flow {id}: not found by its key"
+            assert flow_cold(f).lru_prev in (before, NIL), f"flow {id}: LRU list"
+            before = slot
             a = flow_names(f)
             while a != NULL:
                 names += 1
                 used += a.in_table
-                assert a.next == NULL or a.position < a.next.position and not a.in_table, f"flow {f.id}: names"
+                assert a.next == NULL or a.position < a.next.position and not a.in_table, f"flow {id}: names"
                 if a.in_table:
-                    assert table_find(t, &a.key, &via) == f and via == a, f"flow {f.id}: not found by its alias"
+                    assert table_find(t, &a.key, &via) == f and via == a, f"flow {id}: not found by its alias"
                 a = a.next
             f = table_next(t, f)
-        assert flows == t.n_flows <= t.peak <= t.max_flows and flows == t.flows.fresh - t.flows.n_spare, "flows"
-        assert names == t.n_aliases == t.names.fresh - t.names.n_spare, "names"
+        assert flows == t.n_flows <= t.peak <= t.max_flows and flows == slab_used(&t.flows), "flows"
+        assert names == t.n_aliases == slab_used(&t.names), "names"
         assert used == t.used and used * LOAD_DEN <= (<uint64_t>t.mask + 1) * LOAD_NUM, "index"
 
     # For tests: keys are 44 bytes, flows are named by their key.
@@ -375,18 +380,18 @@ cdef class FlowTable:
         table_prefetch(self.c, hash)
         table_prefetch_flow(self.c, hash)
         cdef flow_t *f = table_find_hashed(self.c, &k, hash, &via)
-        return None if f == NULL else (f.id, None if via == NULL else via.position)
+        return None if f == NULL else (flow_cold(f).id, None if via == NULL else via.position)
 
     def _victim(self, which):
         """Id of the flow that would be evicted: 0 of the embryonic ones, 1 of the others; or None."""
         cdef flow_t *f = table_victim(self.c, which)
-        return None if f == NULL else f.id
+        return None if f == NULL else flow_cold(f).id
 
     def _create(self, bytes key, embryonic=False):
         cdef key_t k
         load_key(key, &k)
         cdef flow_t *f = table_create(self.c, &k, embryonic)
-        return None if f == NULL else f.id
+        return None if f == NULL else flow_cold(f).id
 
     def _do(self, str op, bytes key):
         cdef const alias_t *via
@@ -411,6 +416,6 @@ cdef class FlowTable:
         cdef flow_t *f = table_first(self.c)
         ids = []
         while f != NULL:
-            ids.append(f.id)
+            ids.append(flow_cold(f).id)
             f = table_next(self.c, f)
         return ids

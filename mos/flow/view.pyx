@@ -8,7 +8,8 @@ from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, END_SACK_OK, END_SEEN, END_SYN, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED, FLOW_DROPPED,
-    FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, end_t, flow_more, flow_t, iss_of, more_t)
+    FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, end_t, flow_cold, flow_more, flow_t, iss_of,
+    more_t)
 from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
 
 from mos.errors import StaleFlow
@@ -64,7 +65,7 @@ cdef Flow flow_view_make(flow_t *f, object owner):
     if m == NULL:
         raise MemoryError("no memory for the view of a flow")
     v.f = f
-    v.id = f.id
+    v.id = flow_cold(f).id
     v.owner = owner
     v.key = f.key
     v.client_hi = f.client_hi
@@ -249,7 +250,7 @@ cdef class Flow:
     def first_ns(self):
         """Time of the first packet, ns since 1970."""
         live(self, "first_ns")
-        return self.f.first_ns
+        return flow_cold(self.f).first_ns
 
     @property
     def last_ns(self):

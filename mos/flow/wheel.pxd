@@ -1,12 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Timers over packet time: arm and cancel in O(1), expiry in the order of times, then of arming."""
 from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
-from mos.flow.flow cimport timer_node_t
+from mos.flow.flow cimport flow_cold, flow_t, timer_node_t
+from mos.flow.slab cimport slab_at, slab_t
 
 cdef enum:
     DIGIT_BITS = 6          # 64 slots a level: one word tells which are occupied
     SLOTS = 64
     LEVELS = 11             # digits of a 63-bit time, so that the lowest slot is one nanosecond and needs no sorting
+    PAST = LEVELS * SLOTS   # the list of nodes armed for a time gone by, sorted, has its head behind theirs
+    HEAD = 0x80000000       # this bit in a neighbour's number: a head, else 1 + the slot of the object with the node; 0: none
+    NO_TIMER = 0xffffffff
 
 cdef struct wheel_t:
     int64_t  clock          # every node in `slot` has when >= clock, those in `past` have when < clock
@@ -17,21 +21,27 @@ cdef struct wheel_t:
     uint32_t peak
     uint16_t levels         # bit l: level l has nodes
     uint64_t busy[11]       # bit s of busy[l]: slot s of level l has nodes
-    timer_node_t past       # head of the list of nodes armed for a time gone by, sorted
-    timer_node_t slot[704]  # LEVELS * SLOTS list heads; in slot s of level l, digit l is s and the clock's is not
+    const slab_t *of        # what has the nodes:
+    bint     flows          # flows, in their cold parts, or objects that begin with one
+    timer_node_t slot[705]  # LEVELS * SLOTS list heads, and PAST; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:
     cdef wheel_t *c
-    cdef timer_node_t *nodes    # for tests
+    cdef slab_t nodes           # for tests
     cdef uint32_t n_nodes
 
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil
-cdef void wheel_arm(wheel_t *w, timer_node_t *n, int64_t when) noexcept nogil
-cdef void wheel_cancel(wheel_t *w, timer_node_t *n) noexcept nogil
-cdef timer_node_t *wheel_expire(wheel_t *w, int64_t now) noexcept nogil
+cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
+cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil
+cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil
 
 cdef inline bint wheel_armed(const timer_node_t *n) noexcept nogil:
-    return n.prev != NULL
+    return n.prev != 0
+
+cdef inline timer_node_t *wheel_node(const wheel_t *w, uint32_t slot) noexcept nogil:
+    """The node of the object in `slot`."""
+    cdef void *p = slab_at(w.of, slot)
+    return &flow_cold(<flow_t *>p).timer if w.flows else <timer_node_t *>p
 
 cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
     """Is it worth calling wheel_expire? One compare; never wrongly no."""

@@ -8,67 +8,76 @@ stay in arming order.
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from mos.flow.flow cimport timer_node_t
+from mos.flow.slab cimport slab_free, slab_init, slab_take
 
 cdef extern from *:
     int __builtin_clzll(unsigned long long x) nogil
     int __builtin_ctzll(unsigned long long x) nogil
 
 
-cdef void append(timer_node_t *head, timer_node_t *n) noexcept nogil:
-    n.next = head
-    n.prev = head.prev
-    head.prev.next = n
-    head.prev = n
+cdef inline timer_node_t *node_at(wheel_t *w, uint32_t number) noexcept nogil:
+    return &w.slot[number & ~<uint32_t>HEAD] if number & HEAD else wheel_node(w, number - 1)
 
 
-cdef void place(wheel_t *w, timer_node_t *n) noexcept nogil:
-    """Put `n` where it belongs by its time and the clock."""
-    cdef timer_node_t *at = w.past.prev
+cdef void append(wheel_t *w, uint32_t before, uint32_t number) noexcept nogil:
+    """Link the node `number` in before another, or before a head: as the last of its list."""
+    cdef timer_node_t *at = node_at(w, before)
+    cdef timer_node_t *n = node_at(w, number)
+    n.next = before
+    n.prev = at.prev
+    node_at(w, at.prev).next = number
+    at.prev = number
+
+
+cdef void place(wheel_t *w, uint32_t number) noexcept nogil:
+    """Put a node where it belongs by its time and the clock."""
+    cdef int64_t when = node_at(w, number).when
+    cdef uint32_t at = HEAD | PAST
     cdef int level
     cdef uint64_t digit
-    if n.when < w.clock:    # rare and few: what one handler arms for a time gone by
-        while at != &w.past and at.when > n.when:
-            at = at.prev
-        append(at.next, n)
+    if when < w.clock:      # rare and few: what one handler arms for a time gone by
+        while node_at(w, at).prev != <uint32_t>(HEAD | PAST) and node_at(w, node_at(w, at).prev).when > when:
+            at = node_at(w, at).prev
+        append(w, at, number)
         return
-    level = (63 - __builtin_clzll(<uint64_t>(n.when ^ w.clock) | 1)) // DIGIT_BITS
-    digit = (<uint64_t>n.when >> (DIGIT_BITS * level)) & (SLOTS - 1)
+    level = (63 - __builtin_clzll(<uint64_t>(when ^ w.clock) | 1)) // DIGIT_BITS
+    digit = (<uint64_t>when >> (DIGIT_BITS * level)) & (SLOTS - 1)
     w.levels |= 1 << level
     w.busy[level] |= <uint64_t>1 << digit
-    append(&w.slot[level * SLOTS + digit], n)
+    append(w, HEAD | <uint32_t>(level * SLOTS + digit), number)
 
 
-cdef void wheel_cancel(wheel_t *w, timer_node_t *n) noexcept nogil:
-    """Disarm `n`; harmless if it is not armed."""
-    cdef timer_node_t *head = n.next
-    cdef size_t at
-    if n.prev == NULL:
+cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
+    """Disarm the node of the object in `slot`; harmless if it is not armed."""
+    cdef timer_node_t *n = wheel_node(w, slot)
+    cdef uint32_t at = n.next & ~<uint32_t>HEAD
+    if n.prev == 0:
         return
-    n.prev.next = n.next
-    n.next.prev = n.prev
-    if head == n.prev and head != &w.past:      # alone in its slot
-        at = head - &w.slot[0]
+    node_at(w, n.prev).next = n.next
+    node_at(w, n.next).prev = n.prev
+    if n.next == n.prev and at != PAST:     # alone in its slot
         w.busy[at // SLOTS] &= ~(<uint64_t>1 << (at % SLOTS))
         if not w.busy[at // SLOTS]:
             w.levels &= ~(1 << (at // SLOTS))
-    n.next = n.prev = NULL
+    n.next = n.prev = 0
     n.when = 0
     w.armed -= 1
     if w.armed == 0:
         w.next_due = INT64_MAX
 
 
-cdef void wheel_arm(wheel_t *w, timer_node_t *n, int64_t when) noexcept nogil:
-    """`n` becomes due at `when` (ns). A node that is armed moves. A time gone by is due at the next expire."""
-    wheel_cancel(w, n)
-    n.when = when
+cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
+    """The node of the object in `slot` becomes due at `when` (ns). One that is armed moves. A time gone by is due at the next
+    expire."""
+    wheel_cancel(w, slot)
+    wheel_node(w, slot).when = when
     w.order += 1
     w.armed += 1
     if w.armed > w.peak:
         w.peak = w.armed
     if when < w.next_due:
         w.next_due = when
-    place(w, n)
+    place(w, slot + 1)
 
 
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil:
@@ -79,39 +88,39 @@ cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil:
 
 cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
     """The clock has reached this slot: its nodes move to lower levels."""
-    cdef timer_node_t *head = &w.slot[level * SLOTS + digit]
-    cdef timer_node_t *n = head.next
-    cdef timer_node_t *after
-    head.next = head.prev = head
+    cdef uint32_t head = HEAD | <uint32_t>(level * SLOTS + digit)
+    cdef uint32_t number = node_at(w, head).next
+    cdef uint32_t after
+    node_at(w, head).next = node_at(w, head).prev = head
     w.busy[level] &= w.busy[level] - 1
     if not w.busy[level]:
         w.levels &= ~(1 << level)
-    while n != head:
-        after = n.next
-        place(w, n)
-        n = after
+    while number != head:
+        after = node_at(w, number).next
+        place(w, number)
+        number = after
 
 
-cdef timer_node_t *fire(wheel_t *w, timer_node_t *n) noexcept nogil:
-    cdef int64_t when = n.when
-    wheel_cancel(w, n)
-    n.when = when
+cdef uint32_t fire(wheel_t *w, uint32_t slot) noexcept nogil:
+    cdef int64_t when = wheel_node(w, slot).when
+    wheel_cancel(w, slot)
+    wheel_node(w, slot).when = when
     w.fired += 1
-    return n
+    return slot
 
 
-cdef timer_node_t *wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
-    """The next node due at `now`, earliest first, then in arming order; NULL: no more. Time going back is ignored.
+cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
+    """The slot of the next object due at `now`, earliest first, then in arming order; NO_TIMER: no more. Time going back is ignored.
 
-    It is disarmed but keeps `when`, so that a period can be added. Call until NULL. Between calls any node may be armed
+    It is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be armed
     or cancelled; one armed for `now` or before fires in this loop.
     """
     cdef int level, digit
     cdef int64_t start
     if now < w.clock:
         now = w.clock
-    if w.past.next != &w.past:
-        return fire(w, w.past.next)
+    if w.slot[PAST].next != <uint32_t>(HEAD | PAST):
+        return fire(w, w.slot[PAST].next - 1)
     while w.levels:
         level = __builtin_ctzll(w.levels)
         digit = __builtin_ctzll(w.busy[level])
@@ -119,41 +128,40 @@ cdef timer_node_t *wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
         if start > now:
             w.next_due = start
             w.clock = now
-            return NULL
+            return NO_TIMER
         w.clock = start
         if level == 0:
-            return fire(w, w.slot[digit].next)
+            return fire(w, w.slot[digit].next - 1)
         cascade(w, level, digit)
     w.clock = now
-    return NULL
+    return NO_TIMER
 
 
-cdef timer_node_t *node_of(Wheel wheel, uint32_t handle) except NULL:
+cdef uint32_t known(Wheel wheel, uint32_t handle) except NO_TIMER:
     if handle >= wheel.n_nodes:
         raise IndexError(handle)
-    return &wheel.nodes[handle]
+    return handle
 
 
 cdef class Wheel:
     """Timers by packet time. C code works on `c`; Python sees counters and, for tests, `_nodes` timers by number."""
 
     def __cinit__(self, *, _nodes=0):
-        cdef timer_node_t *head
-        cdef int i
+        cdef uint32_t i, slot
         self.c = <wheel_t *>calloc(1, sizeof(wheel_t))
-        self.nodes = <timer_node_t *>calloc(max(_nodes, 1), sizeof(timer_node_t))
-        self.n_nodes = _nodes
-        if self.c == NULL or self.nodes == NULL:
+        if self.c == NULL or (_nodes and slab_init(&self.nodes, sizeof(timer_node_t), _nodes, 1, 0, 0) < 0):
             raise MemoryError
+        for i in range(_nodes):
+            slab_take(&self.nodes, &slot)
+        self.n_nodes = _nodes
+        self.c.of = &self.nodes
         self.c.next_due = INT64_MAX
-        self.c.past.next = self.c.past.prev = &self.c.past
-        for i in range(LEVELS * SLOTS):
-            head = &self.c.slot[i]
-            head.next = head.prev = head
+        for i in range(PAST + 1):
+            self.c.slot[i].next = self.c.slot[i].prev = HEAD | i
 
     def __dealloc__(self):
         free(self.c)
-        free(self.nodes)
+        slab_free(&self.nodes)
 
     def counters(self):
         """armed and peak: timers now and most at a time. started: armings ever. fired: expiries ever."""
@@ -164,18 +172,18 @@ cdef class Wheel:
         wheel_start(self.c, now)
 
     def _arm(self, handle, when):
-        wheel_arm(self.c, node_of(self, handle), when)
+        wheel_arm(self.c, known(self, handle), when)
 
     def _cancel(self, handle):
-        wheel_cancel(self.c, node_of(self, handle))
+        wheel_cancel(self.c, known(self, handle))
 
     def _armed(self, handle):
-        return wheel_armed(node_of(self, handle))
+        return wheel_armed(wheel_node(self.c, known(self, handle)))
 
     def _due(self, now):
         return wheel_due(self.c, now)
 
     def _expire(self, now):
         """Number of the next timer due, or None."""
-        cdef timer_node_t *n = wheel_expire(self.c, now)
-        return None if n == NULL else n - self.nodes
+        cdef uint32_t slot = wheel_expire(self.c, now)
+        return None if slot == NO_TIMER else slot

@@ -88,7 +88,7 @@ cdef inline void milestone_sent(scene_t *c, int what) noexcept nogil:
     if not S.flags & END_ACKED or seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd
     S.flags |= END_ACKED
-    rtt_heard(f, R, p.ack, c.now)
+    rtt_heard(R, p.ack, c.now)
     if what == MILESTONE_TURN and R.state == STATE_SYN_RECEIVED:
         track_established(c)
     if p.tcp_flags & TCP_FIN:

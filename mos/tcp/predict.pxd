@@ -61,12 +61,12 @@ cdef inline void predicted_sent(flow_t *f, const pkt_t *p, int s, int64_t now) n
     S.last_ack, S.wnd = p.ack, wnd
     if seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd
-    rtt_heard(f, R, p.ack, now)
+    rtt_heard(R, p.ack, now)
     if known_trouble(f) != NULL:
         known_trouble(f).side[s].dup_run = 0
     if p.payload_len:
         S.snd_max = p.seq + p.payload_len
-        rtt_sent(f, S, S.snd_max, now)
+        rtt_sent(S, S.snd_max, now)
 
 cdef inline void predicted_taken(flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """Both ends once a predicted segment is forwarded; as commit and track_receiver have it."""

@@ -75,17 +75,17 @@ cdef inline int scale_of(const flow_t *f, int side) noexcept nogil:
         return 0
     return min(e.wscale, LOOSE_SCALE)
 
-cdef inline void rtt_sent(const flow_t *f, end_t *e, uint32_t end, int64_t now) noexcept nogil:
+cdef inline void rtt_sent(end_t *e, uint32_t end, int64_t now) noexcept nogil:
     """New bytes up to `end` leave `e`: a round trip is measured unless one is already (RFC 6298 section 3)."""
     if not e.rtt_start_us:
         e.rtt_seq = end
-        e.rtt_start_us = <uint32_t>(<uint64_t>(now - f.first_ns) // 1000) + 1
+        e.rtt_start_us = <uint32_t>(<uint64_t>now // 1000) + 1
 
-cdef inline void rtt_heard(const flow_t *f, end_t *e, uint32_t ack, int64_t now) noexcept nogil:
+cdef inline void rtt_heard(end_t *e, uint32_t ack, int64_t now) noexcept nogil:
     """The peer of `e` acknowledges `ack`: the round trip under way may be over."""
     cdef uint32_t us
     if e.rtt_start_us and seq_ge(ack, e.rtt_seq):
-        us = <uint32_t>(<uint64_t>(now - f.first_ns) // 1000) - (e.rtt_start_us - 1)
+        us = <uint32_t>(<uint64_t>now // 1000) - (e.rtt_start_us - 1)
         e.rtt_start_us = 0
         e.srtt_us = us if e.srtt_us == 0 else <uint32_t>(e.srtt_us + (<int64_t>us - <int64_t>e.srtt_us) // 8)
 

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from mos.events.filtervm cimport (CMP_COUNT, OP_COUNT, OP_FIELD, OP_NET, OP_RANGES, OP_SAME, SRC_RECORD, T_F64, T_I64, T_IP, T_U8, T_U16,
                                   T_U32, filter_run, insn_t, program_t)
 from mos.events.ring cimport event_t
-from mos.flow.flow cimport alias_t, flow_t, more_t
+from mos.flow.flow cimport alias_t, flow_alone, flow_alone_free, flow_cold, flow_t, more_t
 from mos.net.packet cimport pkt_t
 from quick cimport exact, held, input_t, must, piece, take
 
@@ -120,8 +120,12 @@ cdef void *filled(input_t *r, size_t size) noexcept nogil:
 
 
 cdef flow_t *make_flow(input_t *r, more_t *more, alias_t *aliases) noexcept nogil:
-    cdef flow_t *f = <flow_t *>filled(r, sizeof(flow_t))
+    cdef flow_t *f = flow_alone()
+    cdef flow_t *some = <flow_t *>filled(r, sizeof(flow_t))
     cdef uint32_t n = take(r, 1), i
+    f[0] = some[0]
+    flow_cold(f).id = some.hist
+    free(some)
     f.client_hi &= 1
     f.more = more
     more.alias = NULL
@@ -177,7 +181,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     must(answer == 0 or answer == 1, "an answer is yes or no")
     must(mirrored(&f, e) == (not answer), "the mirrored program answers the opposite")
     free(e)
-    free(flow)
+    flow_alone_free(flow)
     free(packet)
     free(frame)
     free(record)

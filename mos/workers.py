@@ -1,4 +1,6 @@
-"""Several processes on one capture. Each reads all of it and takes its part of the flows (mos.net.shard), with a stack of its own.
+"""Several processes on one capture, or on one wire. Each takes its part of the flows (mos.net.shard), with a stack of its own.
+
+Of a capture each reads all; on a wire the kernel shares frames out (mos.io.fanout).
 
 The engine is made, and its boxes started, before the processes split off. What they print and log comes to the parent with its
 place in the run (packet, then what was due before it, then the order within) and is put in one order: that of a run with one
@@ -12,6 +14,7 @@ import signal
 import stat
 import struct
 import sys
+from functools import partial
 
 from mos.errors import CaptureError, MosError, UsageError
 from mos.io.source import open_source
@@ -20,19 +23,24 @@ from mos.state.kinds import worker_refusal
 MOST = 64               # workers: more than cores that read one file do any good
 FLUSH = 256             # records on their way together
 OUT, ERR, LOG, TICK, FAIL, END = range(6)
+STOPS = (signal.SIGINT, signal.SIGTERM)
 AFTER_ALL = (1 << 64, 9, 0, 0)
 LENGTH = struct.Struct("<I")
 PLAIN = (int, float, str, bytes, list, dict, set, tuple, bytearray)
 
 
-def check(chain, path, write=None):
-    """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them."""
+def check(chain, path, write=None, further=()):
+    """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them, or for `further` reasons.
+
+    `path` None: it is no capture.
+    """
     reasons = [reason for reason in map(worker_refusal, chain.declarations()) if reason]
     reasons += [f"{s.name} is called at intervals, which each worker would do" for s in chain.subscriptions if s.tick is not None]
     reasons += [f"{s.name} is async, and its loop stays in one process" for s in chain.subscriptions if s.asynchronous]
     if write:
         reasons.append("-w writes packets in the order of one stack")
-    if path == "-" or (os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)):
+    reasons += further
+    if path is not None and (path == "-" or os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)):
         reasons.append("every worker reads the capture by itself, so it has to be a file")
     if reasons:
         raise UsageError("--workers cannot be used here: " + "; ".join(reasons))
@@ -55,11 +63,13 @@ class Part(io.TextIOBase):
 class Worker:
     """This process's part of the run; `fd` leads to the parent."""
 
-    def __init__(self, engine, index, count, fd):
+    def __init__(self, engine, index, count, fd, on_wire):
         self.engine, self.fd = engine, fd
         self.records = []
-        engine.stack.share(index, count)
+        engine.stack.share(index, count, on_wire)
         engine.ticks = self.tick
+        if index:
+            engine.notice = lambda text: None       # what happens to interfaces is told once
         if engine.log is not None:
             engine.log.file, engine.log.owned = Part(self, LOG), False
         sys.stdout, sys.stderr = Part(self, OUT), Part(self, ERR)
@@ -80,16 +90,18 @@ class Worker:
         self.put(TICK, (packets, self.engine.source.progress))
         self.flush()
 
-    def go(self, path, until, explain):
-        """Take the part, to its end. `explain` makes of an exception what the user is to read, and an exit status."""
+    def go(self, source, until, explain):
+        """Take the part of what `source()` opens, to its end. `explain` makes of an exception what the user is to read, and an
+        exit status."""
         engine = self.engine
         signal.signal(signal.SIGINT, signal.SIG_IGN)        # the parent decides, and sends SIGTERM
         signal.signal(signal.SIGTERM, lambda *_: engine.stack.halt())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         kept = snapshot(engine.chain)
         damage = None
         try:
             try:
-                engine.run(open_source(path), until=until)
+                engine.run(source(), until=until)
             except CaptureError as e:
                 damage = str(e)
             engine.end_flows()
@@ -115,10 +127,17 @@ class Workers:
         self.before = [store.share() if (store := engine.slots.stores.get(d)) is not None else None
                        for d in engine.chain.declarations()]
 
-    def start(self, path, until, explain):
-        """Split off the workers."""
+    def start(self, path, until, explain, ports=None):
+        """Split off the workers, for a capture or for `ports` (mos.io.shared)."""
         sys.stdout.flush()
         sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)     # whoever gets one is to have the handler that is his
+        try:
+            self.split(path, until, explain, ports)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+    def split(self, path, until, explain, ports):
         for index in range(self.count):
             read, write = os.pipe()
             pid = os.fork()
@@ -127,7 +146,8 @@ class Workers:
                 try:
                     for pipe in [read, *self.pipes]:
                         os.close(pipe)
-                    Worker(self.engine, index, self.count, write).go(path, until, explain)
+                    source = partial(open_source, path) if ports is None else partial(ports.port, index)
+                    Worker(self.engine, index, self.count, write, ports is not None).go(source, until, explain)
                     status = 0
                 except BrokenPipeError:             # the parent has enough
                     pass

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packets import ether, icmp, ip4, ip6, raw, tcp, udp
 
-from mos.io.fanout import EVERYTHING, EXTENSIONS, TAGS, TUNNEL_PORTS, program
+from mos.io.fanout import EVERYTHING, EXTENSIONS, KIND, OUTGOING, PROTOCOL, TAGS, TUNNEL_PORTS, program
 from mos.net.bpf import run_code, verify
 from mos.net.decode import Decoder
 
@@ -40,11 +40,13 @@ def run(frame, workers, *args, **kwargs):
     return run_code(program(workers, *args, **kwargs), frame, len(frame))
 
 
-def behind_link(frame, workers):
-    """As in a fanout group: the EtherType told apart from the frame, which begins behind it."""
-    code = program(workers, link=False)
-    (_, jt, jf, _), *rest = code
-    return run_code([(0x00, jt, jf, int.from_bytes(frame[12:14], "big")), *rest], frame[14:], len(frame) - 14)
+def behind_link(frame, workers, outgoing=False):
+    """As in a fanout group: the EtherType is told beside the frame, which begins behind it unless the host sends it."""
+    told = {PROTOCOL: int.from_bytes(frame[12:14], "big"), KIND: OUTGOING if outgoing else 3}
+    code = [(0x00, jt, jf, told[k]) if op == 0x20 and k in told else (op, jt, jf, k)
+            for op, jt, jf, k in program(workers, link=False)]
+    frame = frame if outgoing else frame[14:]
+    return run_code(code, frame, len(frame))
 
 
 PORT = st.one_of(st.integers(0, 65535), st.sampled_from([*TUNNEL_PORTS, 53, 80]))
@@ -112,7 +114,7 @@ def test_the_program_agrees_with_the_stack(frame, workers):
     expected = by_key(found["key"], workers)
     if found["proto"] == 17 and {found["sport"], found["dport"]} & set(TUNNEL_PORTS):
         expected = mixed(struct.unpack("!8I", found["key"][:32]), 0, 0, workers)
-    assert run(frame, workers) == behind_link(frame, workers) == expected
+    assert run(frame, workers) == behind_link(frame, workers) == behind_link(frame, workers, True) == expected
     owners = [worker for worker in range(workers) if run(frame, workers, "own", worker) == EVERYTHING]
     assert owners == [expected] and run(frame, workers, "fragments") == 0
 

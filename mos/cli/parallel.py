@@ -17,7 +17,7 @@ class Parallel:
         self.failed = None
         self.seconds = 0.0
         if args.workers > MOST:
-            raise UsageError(f"--workers takes at most {MOST}: more do not read one file faster")
+            raise UsageError(f"--workers takes at most {MOST}: more do not read one file, or two wires, faster")
 
     def settings(self, extra):
         """Bounds of the whole run, divided: no worker knows how much the others use."""
@@ -26,11 +26,13 @@ class Parallel:
         return replace(s, max_flows=-(-s.max_flows // n), limits=s.limits | {"global": -(-shared // n)})
 
     def open(self, chain, extra):
-        if self.args.interface:
-            raise UsageError("--workers cannot be used here: a live run has one process")
-        check(chain, self.args.read, self.args.write)
+        args, wire = self.args, self.args.interface
+        check(chain, None if wire else args.read, args.write, [
+            *["--record writes packets in the order of one stack"] * bool(args.record),
+            *["--until counts packets, and no worker sees all"] * bool(wire and args.until)])
         super().open(chain, extra)
-        self.source.close()
+        if not wire:
+            self.source.close()
         self.workers = Workers(self.engine, self.args.workers)
         self.engine.halt = self.workers.halt
         if self.progress is not None:
@@ -39,9 +41,15 @@ class Parallel:
     def feed(self):
         """Let the workers run; what went wrong, or None. What a handler raised is in `failed`, as text and status."""
         began = time.perf_counter()
+        ports = self.source if self.args.interface else None
         try:
             try:
-                self.workers.start(self.args.read, self.args.until or 0, self.failure)
+                self.workers.start(self.args.read, self.args.until or 0, self.failure, ports)
+                if ports is not None:
+                    ports.start()
+                    self.announce()
+                if self.stop.signal:
+                    self.workers.halt()
                 for kind, content in self.workers.records():
                     if kind == FAIL:
                         self.failed = content
@@ -61,6 +69,8 @@ class Parallel:
             return e
         finally:
             self.seconds = time.perf_counter() - began
+            if ports is not None:
+                ports.close()
         return None if self.stop.signal or not self.workers.damage else CaptureError(self.workers.damage)
 
     def show(self, kind, content):

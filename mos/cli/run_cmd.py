@@ -144,7 +144,7 @@ class Run:
         from mos.io.writer import Writer
         from mos.run import Engine
         args = self.args
-        self.source = open_live(args.interface) if args.interface else open_source(args.read)
+        self.source = open_live(args.interface, args.workers) if args.interface else open_source(args.read)
         self.inline = self.source.live and self.source.sides == 2
         settings = self.settings(extra)
         self.stop.watch(self)
@@ -199,14 +199,18 @@ class Run:
         where = f"packet {packet}" + (f", flow {flow}" if flow is not None else "")
         print(f"{where}: {VERDICTS[code]} by {by}" + (f": {reason}" if reason else ""), file=sys.stderr)
 
-    def feed(self):
-        """Run the source through and end the flows; what went wrong, or None. A run that a handler ended stays where it is."""
-        damage = None
+    def announce(self):
+        """A live run begins; its time, too."""
         if self.args.interface and not self.args.quiet:
             what = f"between {' and '.join(self.args.interface.split(':'))}" if self.inline else f"on a tap of {self.args.interface}"
             print(f"mos: running {what}; Ctrl-C ends it", file=sys.stderr)
         if self.args.seconds:
             self.deadline = time.monotonic() + self.args.seconds
+
+    def feed(self):
+        """Run the source through and end the flows; what went wrong, or None. A run that a handler ended stays where it is."""
+        damage = None
+        self.announce()
         try:
             try:
                 self.engine.run(self.source, until=self.args.until or 0)

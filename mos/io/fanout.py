@@ -12,7 +12,9 @@ ABS_W, ABS_H, IND_W, IND_H, IND_B = 0x20, 0x28, 0x40, 0x48, 0x50        # loads:
 LD, LEN, MEM, LDX, LDX_MEM, ST, STX, TAX, TXA = 0x00, 0x80, 0x60, 0x01, 0x61, 0x02, 0x03, 0x07, 0x87
 ADD, SUB, MUL, AND, LSH, RSH, XOR, WITH_X = 0x04, 0x14, 0x24, 0x54, 0x64, 0x74, 0xa4, 0x08
 JA, JEQ, JGT, JGE, JSET, RET, RET_A = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06, 0x16
-PROTOCOL = 0xfffff000       # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType, behind the tag that the kernel has taken out
+# What the kernel tells beside a frame (SKF_AD_OFF + …): the EtherType, behind the tag that it has taken out; whose it is
+PROTOCOL, KIND = 0xfffff000, 0xfffff004
+OUTGOING = 4                # kind of a frame that the host sends itself: a tap's group gets it with its Ethernet header
 
 TAGS = 2                    # VLAN tags that are looked through, that one not counted
 EXTENSIONS = 4              # IPv6 extension headers, or authentication headers of IPv4: more than real stacks send
@@ -70,11 +72,17 @@ def program(workers, ending="share", worker=0, link=True):
     these. link: frames begin with their Ethernet header, as for a socket's filter; else behind it, as for a fanout group.
     """
     c = Code()
+    c.put(LDX, 0)
     if link:
-        c.put(LDX, 0)
         c.need(14)
-    c.put(*((ABS_H, 12) if link else (ABS_W, PROTOCOL)))
-    c.put(LDX, 14 if link else 0)
+        c.put(LDX, 14)
+        c.put(ABS_H, 12)
+    else:
+        c.put(ABS_W, KIND)
+        c.go_unless(JEQ, OUTGOING, "received")
+        c.put(LDX, 14)
+        c.label("received")
+        c.put(ABS_W, PROTOCOL)
     by_type(c)
     ip4(c)
     ip6(c)
@@ -367,7 +375,14 @@ def finish(c, ending, worker):
 
 def attach(s, code):
     """Have a socket receive only what a program lets pass."""
-    s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, packed(code)[0])
+    listing, held = packed(code)
+    s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, listing)
+    del held
+
+
+def detach(s):
+    """Have it receive everything again."""
+    s.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def packed(code):

@@ -27,6 +27,8 @@ SLOT, SLOT_JUMBO, SLOT_HEAD = 2048, 16384, 128
 # 2,048 frames, two milliseconds at a million a second: twice the second-level caches of today, and more only misses them more
 RING = 4 << 20
 RING_JUMBO = 8 << 20
+# For a worker's copies of fragments, which are few: what overflows it is lost if it is this worker's.
+FRAGMENT_RING = 1 << 20
 # room for some 100 super-packets while we are busy, each direction; without CAP_NET_ADMIN the system's own limit counts
 SOCKET_BUFFER = 8 << 20
 
@@ -88,11 +90,13 @@ class Sockets:
     """Packet sockets on one interface: `rx` with its ring; to send, `tx`, which passes the queueing discipline by, `queued_tx`,
     which does not, and `plain_tx`, as `tx` without virtio headers."""
 
-    def __init__(self, name):
+    def __init__(self, name, tap=False):
+        """`tap`: what the host itself sends there is seen, too; it is of no concern to a bridge, which would send it back."""
         must_exist(name)
         if not has_ethernet(name):
             raise UsageError(f"{name} is no Ethernet interface; a tap of it works through libpcap: mos run … -i {name}")
         self.name = name
+        self.outgoing = tap and ask(SIOCGIFHWADDR, name, "H") != ARPHRD_LOOPBACK       # there all that is sent comes in again
         self.index = socket.if_nametoindex(name)
         mtu = ask(SIOCGIFMTU, name, "i")
         jumbo = SLOT - SLOT_HEAD < mtu <= SLOT_JUMBO - SLOT_HEAD
@@ -114,22 +118,33 @@ class Sockets:
             raise
 
     def receiver(self):
-        """Bound last: nothing is received before the ring is there."""
-        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        s = self.bare()
         try:
-            self.common(s)
-            s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-            s.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
-            with contextlib.suppress(OSError):      # before Linux 4.20: what we send comes back then only from taps of our own
-                s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-            block = max(1 << 18, mmap.PAGESIZE)
-            s.setsockopt(SOL_PACKET, PACKET_RX_RING,
-                         struct.pack("IIII", block, self.ring_size // block, self.slot, self.ring_size // self.slot))
+            self.lay_ring(s, self.ring_size)
             self.listen(s)
             return s
         except BaseException:
             s.close()
             raise
+
+    def bare(self):
+        """A socket that receives nothing yet. What has to be allowed is done here."""
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            self.common(s)
+            return s
+        except BaseException:
+            s.close()
+            raise
+
+    def lay_ring(self, s, size):
+        """Before it is bound: nothing is received before the ring is there."""
+        s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        s.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
+        with contextlib.suppress(OSError):      # before Linux 4.20: what we send comes back then only from taps of our own
+            s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, not self.outgoing)
+        block = max(1 << 18, mmap.PAGESIZE)
+        s.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", block, size // block, self.slot, size // self.slot))
 
     def listen(self, s):
         s.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", self.index, PACKET_MR_PROMISC, 0, b""))

@@ -5,33 +5,39 @@ import time
 from mos.errors import UsageError
 from mos.io.interfaces import has_ethernet, must_exist, names, no_permission
 from mos.io.port import Live
+from mos.io.shared import SharedPorts
 
 SNAPLEN = 262144        # the longest frame a capture may hold
 WAIT_MS = 100           # how long packets are gathered, and a tick where none come
 LINKTYPES = {12: 101, 14: 101}      # DLT_RAW of some systems
 
 
-def open_live(what):
-    """A Port for "A:B" (a pair), "A" (a tap), or "any" (every interface; cooked frames). Raises UsageError."""
+def open_live(what, workers=1):
+    """A Port for "A:B" (a pair), "A" (a tap), or "any" (every interface; cooked frames). Raises UsageError.
+
+    For several workers a SharedPorts, which has a port for each.
+    """
     parts = [part.strip() for part in what.split(":")]
     if len(parts) > 2 or not all(parts):
         raise UsageError(f"-i {what}: give one interface to tap, or two to bridge: -i A:B; there are {', '.join(names())}")
     if "any" in parts:
         if len(parts) == 2:
             raise UsageError(f"-i {what}: `any` can be tapped only; name two interfaces to bridge")
-        return through_libpcap("any")
+        return through_libpcap("any", workers)
     for name in parts:
         must_exist(name)
     if len(parts) == 1 and not has_ethernet(parts[0]):
-        return through_libpcap(parts[0])
+        return through_libpcap(parts[0], workers)
     for name in parts:
         if not has_ethernet(name):
             raise UsageError(f"{name} has no Ethernet header, so it cannot be bridged; a tap of it works: -i {name}")
-    return Live(parts)
+    return Live(parts) if workers == 1 else SharedPorts(parts, workers)
 
 
-def through_libpcap(name):
+def through_libpcap(name, workers=1):
     """A tap through libpcap, which knows every kind of interface; µs time stamps, packet by packet."""
+    if workers > 1:
+        raise UsageError(f"--workers cannot be used here: a tap of {name} goes through libpcap, which shares nothing out")
     import pcapy
 
     from mos.io.source import open_source

@@ -44,10 +44,11 @@ cdef struct side_t:             # one interface
     iovec out_iov[64]
 
 cdef class Live(Port):
-    cdef side_t side[2]
+    cdef side_t side[4]         # from `sides` on, if there are more rings: their copies of fragments, with a ring only
     cdef readonly int sides
-    cdef int turn               # the side to look at first
-    cdef uint64_t number
+    cdef int rings
+    cdef int turn               # the ring to look at first
+    cdef uint64_t number, step  # of packets: as many apart as there are workers
     cdef public bint wait       # recv_batch waits for packets; else it returns IDLE
     cdef readonly bint trouble  # a side's `error` is set
     cdef uint8_t *copies        # where super-packets go that no slot holds

@@ -21,7 +21,7 @@ import contextlib
 import select
 
 from mos.errors import UsageError
-from mos.io.interfaces import Sockets, Watch
+from mos.io.interfaces import FRAGMENT_RING, Sockets, Watch
 
 cdef enum:
     ETHERNET = 1            # LINKTYPE_ETHERNET
@@ -66,45 +66,59 @@ cdef class Live(Port):
         self.big_iov = <iovec *>calloc(COPIES, sizeof(iovec))
         if self.copies == NULL or self.arena == NULL or self.big == NULL or self.big_iov == NULL:
             raise MemoryError("no memory for the ports' buffers")
-        for s in range(2):
+        for s in range(4):
             self.side[s].rx = self.side[s].tx = self.side[s].queued_tx = self.side[s].plain_tx = -1
         self.live, self.wait = True, True
 
-    def __init__(self, names):
+    def __init__(self, names, sockets=None, worker=0, workers=1):
+        """`sockets`: those of a worker, opened before it split off from the others; it numbers its packets apart from theirs."""
         self.names = list(names)
         if not 1 <= len(self.names) <= 2 or len(set(self.names)) < len(self.names):
             raise UsageError(f"{':'.join(self.names)}: name one interface, or two different ones")
-        self.sides = len(self.names)
+        self.sides = self.rings = len(self.names)
+        self.number, self.step = worker, workers
         self.sockets = []
         for s, name in enumerate(self.names):
-            self.sockets.append(Sockets(name))
+            self.sockets.append(Sockets(name, self.sides == 1) if sockets is None else sockets[s])
             self.attach(s)
         self.watch = Watch(self.names, self.sockets)
 
     def attach(self, int s):
-        """Map the ring of a side's sockets."""
+        """Map the rings of a side's sockets."""
         cdef side_t *o = &self.side[s]
         sockets = self.sockets[s]
-        cdef void *at = mmap(NULL, sockets.ring_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, sockets.rx.fileno(), 0)
-        if at == MAP_FAILED:
-            raise UsageError(f"{self.names[s]}: no memory for a receive ring of {sockets.ring_size >> 20} MB")
-        o.ring, o.ring_size, o.slot, o.slots = <uint8_t *>at, sockets.ring_size, sockets.slot, sockets.ring_size // sockets.slot
-        o.rx, o.tx, o.queued_tx = sockets.rx.fileno(), sockets.tx.fileno(), sockets.queued_tx.fileno()
-        o.plain_tx = sockets.plain_tx.fileno()
-        o.at = o.held = o.waiting = 0
+        self.map(s, sockets.rx, sockets.ring_size, sockets.slot)
+        o.tx, o.queued_tx, o.plain_tx = sockets.tx.fileno(), sockets.queued_tx.fileno(), sockets.plain_tx.fileno()
+        o.waiting = 0
         for k in range(BATCH):
             o.out[k].msg_hdr.msg_iov, o.out[k].msg_hdr.msg_iovlen = &o.out_iov[k], 1
+        if getattr(sockets, "fragments", None) is not None:
+            self.rings = 2 * self.sides
+            self.map(self.sides + s, sockets.fragments, FRAGMENT_RING, sockets.slot)
+
+    def map(self, int s, receiver, size, slot):
+        """Map one receive ring."""
+        cdef side_t *o = &self.side[s]
+        cdef void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, receiver.fileno(), 0)
+        if at == MAP_FAILED:
+            raise UsageError(f"{self.names[s % self.sides]}: no memory for a receive ring of {size >> 20} MB")
+        if o.ring != NULL:
+            munmap(o.ring, o.ring_size)
+        o.ring, o.ring_size, o.slot, o.slots = <uint8_t *>at, size, slot, size // slot
+        o.rx, o.at, o.held = receiver.fileno(), 0, 0
 
     def detach(self, int s):
         """Let go of a side's sockets."""
-        cdef side_t *o = &self.side[s]
+        cdef side_t *o
+        cdef int r
         self.settle()
-        if o.rx >= 0:
+        for r in range(s, self.rings, self.sides):
+            o = &self.side[r]
             self.read_statistics(o)
-        if o.ring != NULL:
-            munmap(o.ring, o.ring_size)
-        o.ring = NULL
-        o.rx = o.tx = o.queued_tx = o.plain_tx = -1
+            if o.ring != NULL:
+                munmap(o.ring, o.ring_size)
+            o.ring = NULL
+            o.rx = o.tx = o.queued_tx = o.plain_tx = -1
         if self.sockets[s] is not None:
             self.sockets[s].close()
             self.sockets[s] = None
@@ -113,11 +127,11 @@ cdef class Live(Port):
         cdef int i, s, got
         self.settle()
         while True:
-            for i in range(self.sides):
-                s = self.turn ^ i
+            for i in range(self.rings):
+                s = (self.turn + i) % self.rings
                 got = self.take(s, pkts, n)
                 if got:
-                    self.turn = (s + 1) % self.sides
+                    self.turn = (s + 1) % self.rings
                     return got
             if self.pause(pkts):
                 return 1
@@ -187,10 +201,10 @@ cdef class Live(Port):
             frame = put_tag_back(frame, h)
             n += 4
             o.reinserted += 1
-        self.number += 1
+        self.number += self.step
         p.frame, p.caplen, p.wirelen = frame, n, n
         p.ts = <int64_t>h.tp_sec * 1000000000 + h.tp_nsec
-        p.number, p.linktype, p.iface = self.number, ETHERNET, <uint16_t>s
+        p.number, p.linktype, p.iface = self.number, ETHERNET, <uint16_t>(s if s < self.sides else s - self.sides)
         o.received += 1
         o.bytes_in += n
         v = <virtio_net_hdr *>(frame - VNET)
@@ -201,7 +215,7 @@ cdef class Live(Port):
 
     cdef int pause(self, pkt_t *pkts) noexcept nogil:
         """Nothing is there. 1: nothing came in time, `pkts` says how late it is; 0: look again."""
-        cdef pollfd[2] fds
+        cdef pollfd[4] fds
         cdef int i, ready = 0
         cdef unsigned int size = sizeof(int)
         cdef int64_t left = self.due - self.now
@@ -209,10 +223,10 @@ cdef class Live(Port):
             if left < NEAR:         # our clock stands while nothing comes, by a tick at most
                 left = max(self.due - real_time(), <int64_t>0)
             left = left // 1000000 + (left > 0)
-        for i in range(self.sides):
+        for i in range(self.rings):
             fds[i].fd, fds[i].events, fds[i].revents = self.side[i].rx, POLLIN, 0
-        ready = poll(fds, self.sides, <int>min(left, <int64_t>TICK_MS) if self.wait else 0)
-        for i in range(self.sides if ready > 0 else 0):
+        ready = poll(fds, self.rings, <int>min(left, <int64_t>TICK_MS) if self.wait else 0)
+        for i in range(self.rings if ready > 0 else 0):
             if fds[i].revents & POLLERR and self.side[i].rx >= 0:
                 getsockopt(self.side[i].rx, SOL_SOCKET, SO_ERROR, &self.side[i].error, &size)
                 self.trouble = True
@@ -291,7 +305,7 @@ cdef class Live(Port):
         cdef int s
         for s in range(self.sides):
             self.transmit(&self.side[s])
-        for s in range(self.sides):
+        for s in range(self.rings):
             o = &self.side[s]
             while o.held:
                 slot_return(o.ring + <size_t>((o.at - o.held) & (o.slots - 1)) * o.slot)
@@ -309,7 +323,7 @@ cdef class Live(Port):
     def look(self):
         """What has happened to the interfaces since the last look, as lines for people: links, MTUs, removal, return."""
         cdef int s
-        for s in range(self.sides):
+        for s in range(self.rings):
             self.side[s].error = 0
         self.trouble = False
         said = []
@@ -319,6 +333,8 @@ cdef class Live(Port):
             elif self.sockets[s].gone:
                 try:
                     self.sockets[s].rebind()
+                    if self.side[s].rx != self.sockets[s].rx.fileno():
+                        self.attach(s)
                 except UsageError as e:
                     text = str(e)
             said.append(text)
@@ -353,12 +369,12 @@ cdef class Live(Port):
     @property
     def packets(self):
         """Packets received so far."""
-        return self.number
+        return self.number // self.step
 
     @property
     def progress(self):
         """As a capture's: how much there is in all, nobody knows."""
-        return self.number, 0
+        return self.packets, 0
 
     def stats(self):
         """Counters by interface."""
@@ -367,9 +383,11 @@ cdef class Live(Port):
         for s in range(self.sides):
             o = &self.side[s]
             self.read_statistics(o)
+            self.read_statistics(&self.side[self.rings - self.sides + s])
             told[self.names[s]] = {
                 "received": o.received, "bytes_in": o.bytes_in, "sent": o.sent, "bytes_out": o.bytes_out,
-                "kernel_drops": o.kernel_drops, "truncated": o.truncated, "super_packets": o.super_packets,
+                "kernel_drops": o.kernel_drops + (self.side[self.sides + s].kernel_drops if self.rings > self.sides else 0),
+                "truncated": o.truncated, "super_packets": o.super_packets,
                 "vlan_tags": o.reinserted,
                 "unsent": {"over_mtu": o.over_mtu, "busy": o.busy, "down": o.down, "failed": o.failed}}
         return told
@@ -386,7 +404,7 @@ cdef class Live(Port):
             self.poller = None
 
     def __dealloc__(self):
-        for s in range(2):
+        for s in range(4):
             if self.side[s].ring != NULL:
                 munmap(self.side[s].ring, self.side[s].ring_size)
         free(self.copies)

@@ -1,0 +1,199 @@
+"""Workers on a wire: each flow is one worker's, in both directions, in pieces, and whatever becomes of the interfaces."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import namespaces
+import pytest
+from command import MOS
+from namespaces import OFFLOADS, Bed, Running
+
+from mos.errors import UsageError
+from mos.io.live import open_live
+
+ENDS = """
+from mos import on
+from mos.events import FlowEnd
+
+@on(FlowEnd, where="tcp or udp")
+def end(ev):
+    print(ev.flow.proto, ev.flow.client_port, ev.flow.client_bytes, ev.flow.server_bytes)
+"""
+ECHO = """
+import selectors, socket
+poll = selectors.DefaultSelector()
+listener, datagrams = socket.create_server(("", 7000)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("", 7000))
+for s in (listener, datagrams):
+    poll.register(s, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in poll.select():
+        if key.fileobj is datagrams:
+            datagrams.sendto(*datagrams.recvfrom(65536))
+        elif key.fileobj is listener:
+            poll.register(listener.accept()[0], selectors.EVENT_READ)
+        elif data := key.fileobj.recv(65536):
+            key.fileobj.sendall(data)
+        else:
+            poll.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+# Prints what each conversation is to look like: those that come whole, and datagrams that the MTU has cut in pieces.
+TALK = """
+import socket, sys
+peer = (sys.argv[2], 7000)
+for i in range(int(sys.argv[1])):
+    s = socket.create_connection(peer, timeout=5)
+    s.sendall(bytes(5000))
+    left = 5000
+    while left:
+        left -= len(s.recv(65536))
+    print("tcp", s.getsockname()[1], 5000, 5000)
+    s.close()
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("", int(sys.argv[3]) + i))      # a port that was used before would be the same flow
+    s.connect(peer)
+    s.settimeout(5)
+    for size in (10, 4000, 9000, 20):
+        s.send(bytes(size))
+        assert len(s.recv(65536)) == size
+    print("udp", s.getsockname()[1], 13030, 13030)
+"""
+
+
+@pytest.fixture(scope="module")
+def bed():
+    namespaces.need()
+    bed = Bed()
+    echo = bed.server.start(sys.executable, "-c", ECHO)
+    assert echo.stdout.readline() == "ready\n"
+    yield bed
+    echo.kill()
+    echo.communicate()
+    bed.close()
+
+
+@pytest.fixture
+def box(tmp_path):
+    path = tmp_path / "ends.py"
+    path.write_text(ENDS)
+    return path
+
+
+def talk(bed, times=20, server=namespaces.SERVER, port=20000):
+    return bed.client.run(sys.executable, "-c", TALK, times, server, port).stdout.splitlines()
+
+
+@pytest.mark.parametrize("mode", OFFLOADS)
+@pytest.mark.parametrize("workers, safe", [(2, "off"), (3, "on")])
+def test_each_flow_is_one_workers(bed, box, mode, workers, safe):
+    bed.offload(mode)
+    with Running(bed, box, "--workers", workers, "--safe", safe) as running:
+        expected = talk(bed)
+        stats = running.stop()
+    assert Counter(running.out.splitlines()) == Counter(expected) and len(expected) == 40
+    assert stats["workers"] == workers and not stats["dropped"] and stats["decode"]["datagrams_reassembled"] == 20 * 2 * 2
+    for side in ("m0", "m1"):
+        assert stats["ports"][side]["kernel_drops"] == 0 and not any(stats["ports"][side]["unsent"].values())
+
+
+def children(parent):
+    """Processes that a process has started."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                rest = f.read().rpartition(")")[2]
+            found += [int(pid)] * (int(rest.split()[1]) == parent)
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize("mode", ["full", "wire"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tap_sees_what_its_host_sends_too(box, workers, mode):
+    namespaces.need()
+    bed = Bed()
+    try:
+        bed.box.run("ip", "address", "add", "10.77.0.3/24", "dev", "m0")
+        echo = bed.box.start(sys.executable, "-c", ECHO)
+        assert echo.stdout.readline() == "ready\n"
+        bed.offload(mode)
+        with Running(bed, box, "--workers", workers, interfaces="m0") as tap:
+            expected = talk(bed, 5, "10.77.0.3")
+            stats = tap.stop(signal.SIGINT)
+        echo.kill()
+        echo.communicate()
+        assert Counter(tap.out.splitlines()) == Counter(expected) and stats["ports"]["m0"]["sent"] == 0
+    finally:
+        bed.close()
+
+
+def test_the_group_is_in_order_after_its_link_was_down(bed, box):
+    with Running(bed, box, "--workers", 3) as running:
+        for device in ("m0", "m1", "m0"):
+            bed.box.run("ip", "link", "set", device, "down")
+            assert running.hears(f"{device} is down")
+            bed.box.run("ip", "link", "set", device, "up")
+            assert running.hears(f"{device} is up")
+            running.said.clear()
+        expected = talk(bed)
+        running.stop()
+    assert Counter(running.out.splitlines()) == Counter(expected)
+
+
+def test_an_interface_that_was_made_anew_is_shared_out_as_before(box):
+    """Its sockets are in no group any more: each worker's takes what is its own."""
+    namespaces.need()
+    bed = Bed()
+    try:
+        echo = bed.server.start(sys.executable, "-c", ECHO)
+        assert echo.stdout.readline() == "ready\n"
+        with Running(bed, box, "--workers", 3) as running:
+            before = talk(bed, 5)
+            for _ in range(2):
+                bed.box.run("ip", "link", "del", "m0")
+                assert running.hears("m0 was removed")
+                bed.cable(bed.client, "c0", "m0", namespaces.CLIENT)
+                assert running.hears("m0 is back")
+                running.said.clear()
+            time.sleep(0.3)         # each worker looks for itself, at least so often
+            after = talk(bed, 10, port=21000)
+            stats = running.stop()
+        echo.kill()
+        echo.communicate()
+        assert Counter(running.out.splitlines()) == Counter(before + after)
+        assert stats["ports"]["m0"]["kernel_drops"] == 0
+    finally:
+        bed.close()
+
+
+def test_a_worker_that_is_gone_ends_the_run(bed, box):
+    with Running(bed, box, "--workers", 2) as running:
+        os.kill(children(running.process.pid)[0], signal.SIGKILL)
+        assert running.process.wait(20) == 1 and running.hears("ended before its work was done")
+
+
+def test_time_is_up_for_all(bed, box):
+    with Running(bed, box, "--workers", 2, "--for", 1) as running:
+        expected = talk(bed, 2)
+        running.wait()
+    assert Counter(running.out.splitlines()) == Counter(expected)
+
+
+@pytest.mark.parametrize("words, reason", [
+    (["--record", "x.pcapng"], "--record writes packets in the order of one stack"), (["--until", "9"], "--until counts packets, and no worker sees all"),
+    (["-w", "x.pcap"], "-w writes packets in the order of one stack")])
+def test_what_workers_on_a_wire_cannot_do(words, reason):
+    ran = subprocess.run([*MOS, "run", "volume", "-i", "lo", "--workers", "2", *words], capture_output=True, text=True, timeout=30)
+    assert ran.returncode == 2 and ran.stderr == f"mos: --workers cannot be used here: {reason}\n"
+
+
+def test_libpcap_shares_nothing_out():
+    with pytest.raises(UsageError, match="a tap of any goes through libpcap"):
+        open_live("any", 2)

@@ -346,13 +346,14 @@ cdef class Core:
     def counters(self):
         """Every counter, as a plain dict. `packets_in` = forwarded + dropped + held + consumed."""
         cdef int i
+        cdef bint first = self.worker == 0      # it counts the fragments of which each worker has a copy
         n = self.n
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in - n.elsewhere, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1] + self.dec.frags.parked_dropped, "table_full": n.dropped[2],
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1] + first * self.dec.frags.parked_dropped, "table_full": n.dropped[2],
                              "program": n.dropped[3], "unsafe": n.dropped[4]},
-            "held": n.held + self.dec.frags.parked, "consumed": n.consumed, "injected": n.injected, "split": n.split,
+            "held": n.held + first * self.dec.frags.parked, "consumed": n.consumed, "injected": n.injected, "split": n.split,
             "bytes_in": n.bytes_in - n.bytes_elsewhere, "segments_in": n.packets_in - n.elsewhere + n.more_segments,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,

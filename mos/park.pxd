@@ -3,10 +3,10 @@
 
 Where the flow has other names behind us, they leave with these: what changes in the whole datagram changes in its pieces.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
-from mos.core cimport OUT_CAP, Core
+from mos.core cimport DROPPED_FRAGMENT, OUT_CAP, Core
 from mos.flow.flow cimport flow_names, flow_t
 from mos.flow.rewrite cimport frame_copy, mend, rewrite_flow
 from mos.io.port cimport SEND_ON
@@ -64,4 +64,7 @@ cdef inline void park_leave(Core k, const pkt_t *p, const flow_t *f, int s) noex
 
 cdef inline void park_forget(Core k) noexcept nogil:
     """The datagram does not leave, so its other fragments do not."""
+    cdef uint64_t before = k.dec.frags.parked_dropped
     frag_unpark(&k.dec.frags, &k.dec.frags.out)
+    if k.worker:        # of those that never became whole the first worker counts the copies
+        k.n.dropped[DROPPED_FRAGMENT] += k.dec.frags.parked_dropped - before

@@ -1,13 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What of a stack's packets other workers take. Of a capture each reads all; on a wire the kernel has shared out all but fragments."""
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from mos.core cimport Core
 from mos.net.decode cimport decode, decoder_t
 from mos.net.domain cimport DOMAIN_OVERFLOW, domain_path
-from mos.net.packet cimport AHEAD_DECODED, PKT_FLOW, pkt_t
+from mos.net.frag cimport frag_unpark
+from mos.net.packet cimport AHEAD_DECODED, PKT_FLOW, PKT_FRAGMENT, pkt_t
 from mos.net.shard cimport SHARD_LOOSE, SHARD_UNKNOWN, outer_fragment, shard_key, shard_plain, shard_whole
 from mos.net.walk cimport PATH_VLAN
+from mos.park cimport park_fragment
 
 cdef inline bint tunnelled(Core k, uint32_t domain) noexcept nogil:
     """A domain is more than VLANs."""
@@ -20,6 +22,15 @@ cdef inline bint tunnelled(Core k, uint32_t domain) noexcept nogil:
         at += 3
         n -= 3
     return n > 0
+
+cdef inline void not_ours(Core k, const pkt_t *p) noexcept nogil:
+    """Inline, a fragment is kept all the same: its flow may be ours. If it is not, whoever has it lets them all go, and counts."""
+    cdef uint64_t dropped = k.dec.frags.parked_dropped
+    if p.status == PKT_FRAGMENT:
+        park_fragment(k, p)
+    elif p.reassembled:
+        frag_unpark(&k.dec.frags, &k.dec.frags.out)
+        k.dec.frags.parked_dropped = dropped
 
 cdef inline bint elsewhere(Core k, pkt_t *p, bint selected) noexcept nogil:
     """Another worker takes the packet, which is decoded if that takes decoding. Not `selected` by the packet filter, it is the
@@ -40,4 +51,5 @@ cdef inline bint elsewhere(Core k, pkt_t *p, bint selected) noexcept nogil:
             p.ahead = AHEAD_DECODED
             if worker != k.worker:
                 memcpy(&k.dec.by_status, &was.by_status, counted)
+                not_ours(k, p)
     return worker != k.worker

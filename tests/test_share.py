@@ -1,8 +1,11 @@
 """On a wire the kernel shares frames out by mos.io.fanout's program; fragments come to every worker, and one counts them."""
+from collections import Counter
+
 import pytest
 from packets import ether, ip4, udp
 
-from mos import Engine
+from mos import DROP_FLOW, Engine, on
+from mos.events import FlowStart
 from mos.io.fanout import program
 from mos.net.bpf import run_code
 from mos.testing import icmp_echo, merge, tcp
@@ -11,12 +14,17 @@ from mos.testing import udp as datagrams
 WORKERS = 3
 
 
+@on(FlowStart)
+def some(ev):
+    return DROP_FLOW("some") if ev.flow.client_port % 3 == 1 else None
+
+
 def on_wire(packets, **settings):
     """Counters of the workers that get their packets by the kernel's program."""
     share, fragments = program(WORKERS), program(WORKERS, "fragments")
     found = []
     for worker in range(WORKERS):
-        with Engine([], **settings) as engine:
+        with Engine([some], **settings) as engine:
             engine.stack.share(worker, WORKERS, on_wire=True)
             for packet in packets:
                 ts, frame = packet[:2]
@@ -27,7 +35,7 @@ def on_wire(packets, **settings):
 
 
 def one(packets, **settings):
-    with Engine([], **settings) as engine:
+    with Engine([some], **settings) as engine:
         engine.run(iter(packets))
     return engine.stats()
 
@@ -47,12 +55,13 @@ def test_fragments_go_where_their_flow_goes(kind, settings):
     packets = merge(*[TALKS[kind](i) for i in range(12)]).packets
     pieces = merge(*[TALKS[kind](i).fragment(*([1, 600] if kind in ("udp", "icmp") else [4, 600])) if i % 2 else TALKS[kind](i)
                      for i in range(12)]).packets
-    for sent in (packets, pieces):
+    for sent in (packets, pieces, [p for i, p in enumerate(pieces) if i % 17 != 9]):
         expected, parts = one(sent, **settings), on_wire(sent, **settings)
         assert expected["flows"] == 12 and sum(part["flows"] for part in parts) == 12
         assert sum(part["flows"] > 0 for part in parts) > 1
-        for key in ("packets_in", "bytes_in", "forwarded", "packets_out"):
-            assert sum(part[key] for part in parts) == expected[key]
+        for key in ("packets_in", "bytes_in", "forwarded", "packets_out", "held"):
+            assert sum(part[key] for part in parts) == expected[key], key
+        assert sum((Counter(part["dropped"]) for part in parts), Counter()) == Counter(expected["dropped"])
         for key in ("tracked", "fragments", "decoded"):
             assert sum(part["stages"][key] for part in parts) == expected["stages"][key]
         assert sum(part["decode"]["flow"] for part in parts) == expected["decode"]["flow"]

@@ -191,7 +191,7 @@ LATER = 1_000_000_000
 
 @pytest.mark.parametrize("conversation,state,seconds", [
     (lambda: unopened().syn(), "SYN_SENT", 130), (lambda: conn(), "ESTABLISHED", 7440),
-    (lambda: conn().fin(), "CLOSE_WAIT", 7440), (lambda: conn().close(), "TIME_WAIT", 60),
+    (lambda: conn().fin(), "CLOSE_WAIT", 7440), (lambda: conn().close(), "TIME_WAIT", 5),
     (lambda: conn().rst(), "CLOSED", 10)])
 def test_idle_flows_end_in_packet_time(conversation, state, seconds):
     c = conversation()

@@ -1,19 +1,23 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The whole way of most packets in one go: looked up, predicted, told, sent on. `mos.stack` has the way of all the others.
+"""The whole way of most packets in one go: decoded ahead, looked up, predicted, told, sent on. `mos.stack` has the way of all the others.
 
 Nothing is done here that the long way does not do; what is left out are the questions whose answers are known beforehand.
 """
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t
-from mos.flow.table cimport table_peek, table_touch
+from mos.flow.hashes cimport hash_ahead
+from mos.flow.table cimport table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
+from mos.io.aside cimport aside_t
 from mos.io.port cimport SEND_ON
 from mos.leave cimport leave
-from mos.lifetime cimport LEAP_S
-from mos.net.packet cimport AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, pkt_segs, pkt_t
+from mos.lifetime cimport LEAP_S, pass_time
+from mos.net.decode cimport decode_ahead
+from mos.net.packet cimport AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, pkt_segs, pkt_t
+from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
 from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
@@ -31,6 +35,42 @@ cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
     elif k.now == 0 or ts - k.now >= <int64_t>LEAP_S * 1000000000:
         return False
     return not k.leap and not wheel_due(k.idle, ts) and not wheel_due(k.timers, ts)
+
+cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint exact) noexcept nogil:
+    """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed.
+
+    `a`: what other workers take, which is not in the batch; NULL: it may be. `exact`: every packet is taken by itself.
+    """
+    cdef int i
+    if a != NULL:
+        k.n.bytes_in += a.bytes
+        k.n.bytes_elsewhere += a.bytes
+    elif k.workers:
+        for i in range(n):
+            batch[i].ahead = AHEAD_NOT
+    if exact or k.selection is not None:
+        return
+    if k.until and k.until - k.n.packets_in < <uint64_t>n:
+        n = <int>(k.until - k.n.packets_in)
+    for i in range(n if k.workers and not k.on_wire and a == NULL else 0):
+        if shard_plain(&batch[i], k.workers) not in (k.worker, SHARD_UNKNOWN):
+            batch[i].ahead = AHEAD_ELSEWHERE
+    decode_ahead(k.dec, batch, n)
+    hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
+    for i in range(n):
+        if batch[i].ahead == AHEAD_FLOW:
+            table_prefetch(k.table, batch[i].hash)
+
+cdef inline int pass_by(Core k, aside_t *a, int i) noexcept nogil:
+    """What other workers take just before the batch's packet `i`: time goes by. -1: a handler raised, and the run is to stop."""
+    cdef uint32_t end = a.passed + a.before[i]
+    while a.passed < end:
+        k.n.packets_in += 1
+        k.n.elsewhere += 1
+        if pass_time(k, a.ts[a.passed]) < 0:
+            return -1
+        a.passed += 1
+    return 0
 
 cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled."""

@@ -11,7 +11,6 @@ cdef class Stack(Core):
     cdef int loop(self, Port source) noexcept nogil
     cdef int one_batch(self, Port source, pkt_t *batch) noexcept nogil
     cdef int64_t ticked         # packet time of the last tick
-    cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil
     cdef bint exact             # each packet in a malloc of its own, for AddressSanitizer: a buffer of many hides overruns
     cdef int packet(self, pkt_t *p) noexcept nogil
     cdef int exact_packet(self, pkt_t *p) noexcept nogil

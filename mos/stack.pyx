@@ -17,22 +17,19 @@ from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
     flow_cold, flow_names, flow_side)
-from mos.flow.hashes cimport hash_ahead
 from mos.flow.table cimport (
-    table_by_age, table_find_hashed, table_first, table_hash, table_prefetch, table_prefetch_flow, table_touch)
+    table_by_age, table_find_hashed, table_first, table_hash, table_prefetch_flow, table_touch)
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
-from mos.net.decode cimport decode, decode_ahead
+from mos.net.decode cimport decode
 from mos.net.frag cimport frag_expire
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT,
-    CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
-from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
+    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express, look_ahead, pass_by
 from mos.leave cimport leave, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
@@ -71,6 +68,8 @@ cdef class Stack(Core):
         cdef int rc
         self.outside()
         self.port = source if source.live else None
+        if self.workers and not (self.on_wire or self.until or self.exact) and self.selection is None:
+            source.share(self.worker, self.workers)
         self.bus.saved = PyEval_SaveThread()
         self.bus.holding = 0
         rc = self.loop(source)
@@ -109,8 +108,10 @@ cdef class Stack(Core):
         cdef bint swift = self.straight and not self.safe and not self.exact
         source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
-        self.look_ahead(batch, n)
+        look_ahead(self, batch, n, source.aside, self.exact)
         for i in range(n):
+            if source.aside != NULL and source.aside.before[i] and pass_by(self, source.aside, i) < 0:
+                return -2
             if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
                 table_prefetch_flow(self.table, batch[i + NEAR].hash)
             if self.recorder is not None:
@@ -124,28 +125,11 @@ cdef class Stack(Core):
                 return -2
             if (self.stop and not source.live) or (self.until and self.n.packets_in == self.until):
                 break
+        if source.aside != NULL and not self.stop and pass_by(self, source.aside, n) < 0:
+            return -2
         if source.live:
             source.settle()
         return n
-
-    cdef void look_ahead(self, pkt_t *batch, int n) noexcept nogil:
-        """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed."""
-        cdef int i
-        if self.workers:
-            for i in range(n):
-                batch[i].ahead = AHEAD_NOT
-        if self.exact or self.selection is not None:
-            return
-        if self.until and self.until - self.n.packets_in < <uint64_t>n:
-            n = <int>(self.until - self.n.packets_in)
-        for i in range(n if self.workers and not self.on_wire else 0):
-            if shard_plain(&batch[i], self.workers) not in (self.worker, SHARD_UNKNOWN):
-                batch[i].ahead = AHEAD_ELSEWHERE
-        decode_ahead(self.dec, batch, n)
-        hash_ahead(batch, n, self.table.k0, self.table.k1, self.table.hash_mask)
-        for i in range(n):
-            if batch[i].ahead == AHEAD_FLOW:
-                table_prefetch(self.table, batch[i].hash)
 
     def run_batch(self, Port source):
         """One batch, for callers that look at events in between, or wait by themselves: how many packets and ticks, 0 at the

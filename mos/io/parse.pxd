@@ -4,6 +4,7 @@ headers, walked in place. No length is believed before it was checked."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
+from mos.io.aside cimport ASIDE, aside_stays, aside_t
 from mos.net.packet cimport pkt_t, prefetch
 
 cdef extern from *:
@@ -69,6 +70,7 @@ cdef struct reader_t:
     const uint8_t *end
     uint64_t start
     uint64_t packets        # delivered so far
+    aside_t *aside          # where what other workers take goes; NULL: there are none
     uint64_t need           # bytes from `cur` on, without which parsing cannot go on
     bint     swap           # the input's byte order is not ours
     const uint8_t *past[8]  # where the last records began: only compared, never read
@@ -196,7 +198,7 @@ cdef inline void call_ahead(reader_t *r, const uint8_t *p, const uint8_t *next) 
     prefetch(far + 64)
 
 cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
-    """Up to n packets. Fewer: it takes `need` bytes to go on, or `why` says what is damaged."""
+    """Up to n packets. Fewer: it takes `need` bytes to go on, or `why` says what is damaged, or there is no more room aside."""
     cdef int i = 0
     cdef uint32_t cap, wire, most = r.ifaces.max_caplen, header = r.header
     cdef uint16_t linktype = r.ifaces.linktype
@@ -204,7 +206,7 @@ cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
     cdef const uint8_t *p = r.cur
     cdef const uint8_t *end = r.end
     cdef pkt_t *k
-    while i < n:
+    while i < n and (r.aside == NULL or r.aside.n < ASIDE):
         r.cur = p
         if end - p < header:
             r.need = header
@@ -232,7 +234,7 @@ cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
         k.linktype = linktype
         k.iface = 0
         p += cap
-        i += 1
+        i += r.aside == NULL or aside_stays(r.aside, k, i)
     r.cur = p
     return i
 
@@ -411,7 +413,7 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
     """As parse_classic. With n 0 it reads on to the first packet: which interfaces there are."""
     cdef int i = 0
     cdef uint32_t kind, length
-    while i < n or n == 0:
+    while (i < n and (r.aside == NULL or r.aside.n < ASIDE)) or n == 0:
         r.need = 12
         if r.end - r.cur < 12:
             break
@@ -435,10 +437,12 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             if n == 0 or read_packet(r, kind, length, &pkts[i]) < 0:
                 break
             call_ahead(r, r.cur, r.cur + length)
-            i += 1
+            i += r.aside == NULL or aside_stays(r.aside, &pkts[i], i)
         elif kind == CUSTOM:
-            if n:
-                i += read_tick(r, length, &pkts[i])
+            if n and read_tick(r, length, &pkts[i]):
+                i += 1
+                if r.aside != NULL:
+                    r.aside.before[i] = 0
         elif kind == INTERFACE:
             if read_interface(r, length) < 0:
                 break

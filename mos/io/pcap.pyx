@@ -20,6 +20,7 @@ import stat
 from weakref import WeakSet
 
 from mos.errors import CaptureError, MosError
+from mos.io.aside cimport aside_begin, aside_t, aside_take_back
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
                            open_classic, parse_blocks, parse_classic)
@@ -157,10 +158,14 @@ cdef class Source:
         cdef int got
         if n < 1:
             return 0
+        if self.aside != NULL:
+            aside_begin(self.aside)
         while not self.r.why:
             if self.map != NULL:
                 self.let_go()
             got = self.parse(&self.r, pkts, n)
+            if got == 0 and self.aside != NULL:
+                got = aside_take_back(self.aside, pkts)
             if got:
                 self.r.why = WHY_NOT        # comes again, after these
                 return got
@@ -170,6 +175,15 @@ cdef class Source:
                 return 0
             self.cut()
         return -1
+
+    cdef int share(self, int worker, uint32_t workers) except -1:
+        if self.aside == NULL:
+            self.aside = <aside_t *>malloc(sizeof(aside_t))
+        if self.aside == NULL:
+            raise MemoryError("no memory for what other workers take")
+        self.aside.worker, self.aside.workers = worker, workers
+        self.r.aside = self.aside
+        return 0
 
     cdef void cut(self) noexcept nogil:
         """The input ended where `need` bytes were due, unless reading it failed."""
@@ -367,6 +381,7 @@ cdef class Source:
             munmap(self.map, self.map_size)
         if self.owns_fd and self.fd >= 0:
             close(self.fd)
+        free(self.aside)
         free(self.buf)
         free(self.r.ifaces)
 

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Where packets come from and go to: a capture, a live interface or two, memory."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mos.io.aside cimport aside_t
 from mos.io.ring cimport iovec, mmsghdr
 from mos.net.packet cimport pkt_t
 
@@ -16,6 +17,8 @@ cdef enum:
 cdef class Port:
     cdef readonly bint live     # packets are sent on, and time goes by without them
     cdef int64_t now, due       # live, set by the stack: its clock, and when it has something to do; ns since 1970
+    cdef aside_t *aside         # what other workers take of the last batch; NULL: all packets are in it
+    cdef int share(self, int worker, uint32_t workers) except -1
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil
     cdef int send(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept nogil
     cdef void settle(self) noexcept nogil

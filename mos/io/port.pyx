@@ -40,6 +40,10 @@ cdef enum:
 cdef class Port:
     """Where packets come from and where they are sent; `mos.io.pcap.Source` reads captures."""
 
+    cdef int share(self, int worker, uint32_t workers) except -1:
+        """From now on `recv_batch` may put aside what other workers take, if this port can tell."""
+        return 0
+
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil:
         """Fill frame, caplen, wirelen, ts, number, linktype and iface of up to n packets: how many, 0 at the end, -1 on
         damage. Frames stay valid until the next call. An entry whose number is 0 is no packet: it says how late it is."""

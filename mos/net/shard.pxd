@@ -47,25 +47,26 @@ cdef inline int shard_plain(const pkt_t *p, uint32_t workers) noexcept nogil:
     cdef const uint8_t *ip = p.frame + 14
     cdef const uint8_t *ports
     cdef uint32_t total = 0, differ = 0, word
-    cdef int i, addresses
+    cdef int i
     if p.linktype != LINKTYPE_ETHERNET or p.caplen < 54:
         return SHARD_UNKNOWN
     if be16(p.frame + 12) == ETHERTYPE_IP4:
         if ip[0] >> 4 != 4 or ip[0] & 15 < 5 or ip[9] != IPPROTO_TCP or be16(ip + 6) & 0x3fff:
             return SHARD_UNKNOWN
-        addresses, ports = 12, ip + (ip[0] & 15) * 4
+        ports = ip + (ip[0] & 15) * 4
+        total, differ = be32(ip + 12) + be32(ip + 16), be32(ip + 12) ^ be32(ip + 16)
     elif be16(p.frame + 12) == ETHERTYPE_IP6:
         if ip[0] >> 4 != 6 or ip[6] != IPPROTO_TCP:
             return SHARD_UNKNOWN
-        addresses, ports = 8, ip + 40
+        ports = ip + 40
+        for i in range(8, 40, 4):
+            word = be32(ip + i)
+            total += word
+            differ ^= word
     else:
         return SHARD_UNKNOWN
     if ports + 4 > p.frame + p.caplen:
         return SHARD_UNKNOWN
-    for i in range(addresses, 20 if addresses == 12 else 40, 4):
-        word = be32(ip + i)
-        total += word
-        differ ^= word
     return <int>shard_mix(total, differ, be16(ports), be16(ports + 2), workers)
 
 cdef inline const uint8_t *outer_ip(const pkt_t *p) noexcept nogil:

@@ -1,0 +1,48 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Packets of a capture that other workers take, put aside as they are read: by their raw bytes, before they are anything.
+
+Of each its time is kept, since time goes by with every packet, and how many came before each that stays.
+"""
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from mos.net.packet cimport AHEAD_ELSEWHERE, AHEAD_NOT, pkt_t
+from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
+
+cdef enum:
+    ASIDE = 1024            # put aside in a batch: enough for 64 of one's own among 16 workers; their times fit the L1 cache
+    MOST_OWN = 64           # BATCH of port.pxd
+
+cdef struct aside_t:
+    uint32_t workers        # 0: nothing is put aside
+    int      worker         # whose packets stay
+    uint32_t n              # packets put aside in this batch
+    uint32_t passed         # of these, those whose time has gone by
+    uint64_t bytes          # of them, on the wire
+    uint16_t before[MOST_OWN + 1]   # how many of them came just before each that stays; the last, behind all
+    int64_t  ts[ASIDE]
+
+cdef inline void aside_begin(aside_t *a) noexcept nogil:
+    a.n = a.passed = a.before[0] = 0
+    a.bytes = 0
+
+cdef inline bint aside_stays(aside_t *a, pkt_t *p, int i) noexcept nogil:
+    """`p`, just read into place `i` of the batch, stays there or may; else it is put aside, and its place is free again. There is
+    room. Without a branch on who takes it, which nobody could predict."""
+    cdef int worker = shard_plain(p, a.workers)
+    cdef bint stays = (worker == a.worker) | (worker == SHARD_UNKNOWN)
+    a.ts[a.n] = p.ts
+    a.n += not stays
+    a.bytes += p.wirelen & -<uint32_t>(not stays)
+    a.before[i] += not stays
+    a.before[i + 1] = 0
+    p.ahead = AHEAD_NOT
+    return stays
+
+cdef inline int aside_take_back(aside_t *a, pkt_t *last) noexcept nogil:
+    """How many are in a batch of which none stays: one, since none is the end. The last that was read is in its place still."""
+    if a.n == 0:
+        return 0
+    last.ahead = AHEAD_ELSEWHERE
+    a.n -= 1
+    a.bytes -= last.wirelen
+    a.before[0] -= 1
+    return 1

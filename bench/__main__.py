@@ -64,7 +64,7 @@ def table(rows, head):
 def arm_rows(results, capture):
     base = results.get((capture, "floor iii"))
     for (where, name), r in results.items():
-        if where.partition("/")[0] != capture:
+        if where.partition("/")[0] != capture or r.arm.start == "paired":
             continue
         low, mid, high = r.cpus()
         part = where.partition("/")[2]

@@ -7,12 +7,12 @@ from bench.measure import Arm
 HERE = Path(__file__).resolve().parent
 STAGES = ("small", "bulk", "messy", "churn")
 CHAIN = (1, 2, 4, 7, 8)
-PEERS = {           # program: (module or command it needs, file, capture's slice)
-    "struct loop": (None, "struct_loop.py", "tenth"),
-    "dpkt loop": ("dpkt", "dpkt_loop.py", "slice"),
-    "nfstream": ("nfstream", "nfstream_flows.py", "tenth"),
-    "scapy": ("scapy", "scapy_session.py", "sliver"),
-    "pyshark": ("pyshark", "pyshark_loop.py", "crumb"),
+PEERS = {           # program: (module or command it needs, file, capture: slice of it, where all of it would take minutes)
+    "struct loop": (None, "struct_loop.py", {}),
+    "dpkt loop": ("dpkt", "dpkt_loop.py", dict.fromkeys(STAGES, "slice")),
+    "nfstream": ("nfstream", "nfstream_flows.py", {"small": "tenth", "churn": "tenth"}),
+    "scapy": ("scapy", "scapy_session.py", dict.fromkeys(STAGES, "sliver")),
+    "pyshark": ("pyshark", "pyshark_loop.py", dict.fromkeys(STAGES, "crumb")),
 }
 
 
@@ -32,6 +32,12 @@ def chain(n, what):
 
 def ours(name, capture, words, *groups):
     return Arm(name, capture, words, "mos", "stderr", groups)
+
+
+def sliced(peer, capture):
+    """What of a capture a peer is given."""
+    part = PEERS[peer][2].get(capture)
+    return f"{capture}/{part}" if part else capture
 
 
 def floors(programs):
@@ -93,12 +99,12 @@ def peers(programs):
     nids = programs.c("nids")
     for capture in STAGES if nids else ():
         found.append(Arm("libnids", capture, (nids, "{file}", "{flows}"), "nids", "stdout", ("peers", "stages")))
-    for name, (needs, file, part) in PEERS.items():
+    for name, (needs, file, _) in PEERS.items():
         if needs and not programs.module(needs) or name == "pyshark" and not programs.command("tshark"):
             continue
         for capture in STAGES:
             words = (sys.executable, str(HERE / "peers" / file), "{file}")
-            found.append(Arm(name, f"{capture}/{part}", words, name, "stdout", ("peers",), True))
+            found.append(Arm(name, sliced(name, capture), words, name, "stdout", ("peers",), True))
     if programs.command("tshark"):
         for capture in STAGES:
             words = ("tshark", "-n", "-q", "-z", "conv,tcp", "-r", "{file}")
@@ -111,7 +117,9 @@ def calls(programs):
     if not programs.cython("calls"):
         return []
     words = (sys.executable, "-c", f"import sys; sys.path.insert(0, {str(programs.folder)!r}); import calls; calls.main()")
-    return [Arm("bare call", "empty", words, "calls", "stdout", ("python",))]
+    paired = (sys.executable, str(HERE / "paired.py"), str(programs.folder), "{file}")
+    return [Arm("bare call", "empty", words, "calls", "stdout", ("python",))] + [
+        Arm("in turns", capture, paired, "paired", "stdout", ("python",), True) for capture in ("small", "bulk")]
 
 
 def workers():

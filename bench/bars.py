@@ -1,7 +1,8 @@
 """The bars: what is wanted of the measured numbers, each as one number from the results."""
+import statistics
 from dataclasses import dataclass
 
-from bench.arms import CHAIN, PEERS, STAGES
+from bench.arms import CHAIN, STAGES, sliced
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,6 @@ class Ratios:
         found = self.get(capture, arm)
         return None if found is None else found.ns
 
-    def added(self, capture, more, less, events):
-        """ns per event that `more` takes above `less`."""
-        x, y = self.get(capture, more), self.get(capture, less)
-        return None if x is None or y is None else (x.cpu - y.cpu) * 1e9 / x.fact("events", events)
-
 
 def note_of(value, text):
     return "" if value is None else text.format(value)
@@ -81,7 +77,7 @@ def peer_bars(r):
     for capture, wanted in (("small", 5), ("bulk", 2.5), ("messy", 3), ("churn", 2.5)):
         out.append(Bar(f"volume / libnids, {capture}", r.rate("volume", "libnids", capture), wanted))
     for peer, wanted in (("nfstream", 25), ("dpkt loop", 50), ("struct loop", 8), ("scapy", 1500), ("pyshark", 10000)):
-        found = {c: r.rate("volume", peer, c, f"{c}/{PEERS[peer][2]}") for c in STAGES}
+        found = {c: r.rate("volume", peer, c, sliced(peer, c)) for c in STAGES}
         known = {c: v for c, v in found.items() if v is not None}
         worst = min(known, key=known.get, default=None)
         out.append(Bar(f"volume / {peer}, least of {len(known)}", known.get(worst), wanted,
@@ -90,18 +86,16 @@ def peer_bars(r):
 
 
 def python_bars(r):
-    out, call = [], r.get("empty", "bare call")
+    """By paired.py: as differences of processes these are lost in what else the machine does."""
+    calls, filters = [], []
     for capture in ("small", "bulk"):
-        added = r.added(capture, "data, empty handler", "volume", "StreamData")
-        bare = None if call is None else sorted(s.facts["ns"] for s in call.samples)[len(call.samples) // 2]
-        ratio = None if None in (added, bare) else added / bare
-        out.append(Bar(f"Python call per data event / bare call, {capture}", ratio, 1.6, most=True,
-                       note="" if ratio is None else f"{added:.1f} ns over {bare:.1f} ns"))
-    for capture in ("small", "bulk"):
-        with_it, without = r.ns(capture, "volume + all rejected"), r.ns(capture, "volume")
-        out.append(Bar(f"a filter that rejects all costs, {capture}", None if None in (with_it, without) else
-                       (1 - without / with_it) * 100, 5, most=True, unit=" %"))
-    return out
+        found = r.get(capture, "in turns")
+        told = {} if found is None else {key: statistics.median(s.facts[key] for s in found.samples)
+                                         for key in ("ratio", "added_ns", "bare_ns", "rejected_percent")}
+        calls.append(Bar(f"Python call per data event / bare call, {capture}", told.get("ratio"), 1.6, most=True,
+                         note="{added_ns:.1f} ns over {bare_ns:.1f} ns".format(**told) if told else ""))
+        filters.append(Bar(f"a filter that rejects all costs, {capture}", told.get("rejected_percent"), 5, most=True, unit=" %"))
+    return calls + filters
 
 
 def fitted(points):
@@ -150,7 +144,9 @@ def worker_bars(r):
     out = []
     for capture in ("small", "churn"):
         one, two = r.get(capture, "volume"), r.get(capture, "volume, 2 workers")
-        out.append(Bar(f"2 workers, wall time, {capture}", None if None in (one, two) else one.wall / two.wall, 1.7))
+        both = None not in (one, two)
+        out.append(Bar(f"2 workers, wall time, {capture}", one.wall / two.wall if both else None, 1.7,
+                       note=f"{one.least_wall / two.least_wall:.2f} by the least of each" if both else ""))
     return out
 
 

@@ -1,4 +1,6 @@
 """A set of handlers of its own for each flow: two of 256 that FlowStart attaches, 32,640 different sets."""
+from itertools import combinations, cycle
+
 from mos import on
 from mos.events import FlowStart, ZeroWindow
 
@@ -11,13 +13,13 @@ def handler():
 
 
 HANDLERS = [handler() for _ in range(256)]
+PAIRS = cycle(combinations(HANDLERS, 2))
 globals().update({f"rare_{i}": rare for i, rare in enumerate(HANDLERS)})
 
 
 @on(FlowStart)
 def choose(ev):
-    flow = ev.flow
-    number = flow.id % 32640
-    low, high = number % 255, number // 255 % 128
-    flow.attach(HANDLERS[low])
-    flow.attach(HANDLERS[(low + 1 + high) % 256])
+    attach = ev.flow.attach
+    one, other = next(PAIRS)
+    attach(one)
+    attach(other)

@@ -71,7 +71,7 @@ class Native:
                  priority: int = 0, name: str = "handler", **kwargs: Any) -> None: ...
 
 class NF:
-    on_error: Literal["raise", "fail_open", "fail_closed", "detach"]
+    on_error: Literal["", "raise", "fail_open", "fail_closed", "detach"]
     observe: bool
     name: str
     def __init__(self, **settings: Any) -> None: ...
@@ -105,6 +105,7 @@ class Settings:
     timeouts: dict[str, float]
     limits: dict[str, int]
     raise_errors: bool
+    on_raise: Literal["fail_open", "fail_closed", "detach"]
     linktype: int
     def __init__(self, **settings: Any) -> None: ...
 

@@ -101,10 +101,11 @@ class NF:
             @on(FlowStart)
             def refuse(self, ev): ...
 
-    `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach.
+    `on_error` says what becomes of a packet when a handler of it raises inline: fail_open, fail_closed or detach. Where it
+    says nothing the run does (`Settings.on_raise`, `mos run --on-failure`), and else the packet passes.
     `observe = True`: the box also sees packets that one before it dropped, and answers nothing.
     """
-    on_error = "fail_open"
+    on_error = ""
     observe = False
 
     def __init__(self, **settings):
@@ -181,7 +182,7 @@ class ModuleNF(NF):
         super().__init__()
         self.module = module
         self.name = name or module.__name__.rpartition(".")[2]
-        self.on_error = getattr(module, "on_error", "fail_open")
+        self.on_error = getattr(module, "on_error", "")
         self.observe = bool(getattr(module, "observe", False))
 
     def handlers(self):
@@ -291,7 +292,7 @@ class Chain:
         return found
 
     def _subscribe(self, position, nf):
-        if nf.on_error not in POLICIES:
+        if nf.on_error and nf.on_error not in POLICIES:
             raise ChainError(f"{self.names[position]}: on_error is {nf.on_error!r}; choose one of {', '.join(POLICIES)}")
         out = []
         for entry in nf.handlers():

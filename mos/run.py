@@ -31,6 +31,7 @@ SAFE = ("auto", "on", "off")
 HOLES = ("wait", "skip")
 LEVELS = ("tcp", "flow")
 TCP_ONLY = TcpEvent.kind_mask | StreamEvent.kind_mask   # what level=flow does not have
+RAISED = ("fail_open", "fail_closed", "detach")
 CONTENT = StreamData.kind_mask | OverlapConflict.kind_mask
 
 # Idle time-outs in seconds by TCP state; the longer one of both ends counts. Established: RFC 5382 REQ-5, at least 2 h 4 min.
@@ -70,13 +71,15 @@ class Settings:
     timeouts: dict = field(default_factory=dict)
     limits: dict = field(default_factory=dict)
     raise_errors: bool = True
+    on_raise: str = "fail_open"     # without raise_errors, of handlers whose NF says nothing: fail_open, fail_closed or detach
     linktype: int = 1
     shortcuts: bool = True          # short ways for ordinary packets; the long ones say the same, which tests compare
 
     def __post_init__(self):
         for name, value, choices in (("truth", self.truth, TRUTHS), ("pickup", self.pickup, PICKUPS),
                                      ("checksum", self.checksum, CHECKSUMS), ("full", self.full, FULL),
-                                     ("safe", self.safe, SAFE), ("holes", self.holes, HOLES), ("level", self.level, LEVELS)):
+                                     ("safe", self.safe, SAFE), ("holes", self.holes, HOLES), ("level", self.level, LEVELS),
+                                     ("on_raise", self.on_raise, RAISED)):
             if value not in choices:
                 raise UsageError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
         if self.safe == "on" and self.truth != "inline":
@@ -151,8 +154,7 @@ class Engine:
         self.recorder = record
         subscriptions = list(self.chain.subscriptions)
         check_level(s, subscriptions)
-        if s.raise_errors:
-            subscriptions = [replace(sub, policy="raise") for sub in subscriptions]
+        subscriptions = [replace(sub, policy="raise" if s.raise_errors else sub.policy or s.on_raise) for sub in subscriptions]
         self.observers = observers
         if any(sub.asynchronous for sub in subscriptions):
             subscriptions = self._observe(subscriptions, on_error)

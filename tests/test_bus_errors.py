@@ -59,6 +59,13 @@ def test_inline_the_policy_of_the_box_applies(policy, forwarded, calls):
     assert engine.stats()["bus"]["errors"] == {"b.handler": calls}
 
 
+@pytest.mark.parametrize("boxes, run, forwarded", [
+    ("", "fail_closed", False), ("", "fail_open", True), ("fail_open", "fail_closed", True), ("fail_closed", "fail_open", False)])
+def test_a_box_that_says_nothing_has_the_policy_of_the_run(boxes, run, forwarded):
+    engine = drive([box(boom(), on_error=boxes)], question(), raise_errors=False, on_raise=run)
+    assert engine.forwarded == [forwarded] * 2
+
+
 def test_an_error_in_a_predicate_is_its_handlers():
     event = StreamData.where(lambda ev: 1 // 0)
     with pytest.raises(HandlerError, match="ZeroDivisionError"):

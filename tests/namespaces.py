@@ -124,14 +124,21 @@ class Running:
                 self.ready.set()
         self.ready.set()
 
-    def hears(self, text, seconds=20):
-        """Wait until it says so on standard error."""
+    def hears(self, text, seconds=20, times=1):
+        """Wait until it says so on standard error, for the n-th time."""
         end = time.monotonic() + seconds
-        while not any(text in line for line in self.said):
+        while sum(text in line for line in self.said) < times:
             if time.monotonic() >= end:
                 return False
             time.sleep(0.02)
         return True
+
+    @property
+    def worker(self):
+        """The process that takes the packets: the one we started, or under a supervisor its child."""
+        pid = self.process.pid
+        with open(f"/proc/{pid}/task/{pid}/children") as f:
+            return int((f.read().split() or [pid])[0])
 
     def stop(self, how=signal.SIGTERM):
         """Counters, after a stop in good order."""

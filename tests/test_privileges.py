@@ -45,16 +45,6 @@ def masks(pid):
     return {which: privileges.held(which, pid) for which in NOTHING}
 
 
-def worker(running):
-    """The process under `nsenter` and what else is before the program."""
-    pid = running.process.pid
-    while True:
-        children = open(f"/proc/{pid}/task/{pid}/children").read().split()
-        if not children:
-            return pid
-        pid = int(children[0])
-
-
 def crosses(bed):
     wires = [Wire(bed.client, "c0"), Wire(bed.server, "s0")]
     wires[0].send([FRAME])
@@ -67,14 +57,14 @@ def crosses(bed):
 def test_a_live_run_gives_up_what_it_had(bed, tmp_path):
     (tmp_path / "tries.py").write_text(TRIES)
     with Running(bed, tmp_path / "tries.py") as running:
-        assert masks(worker(running)) == NOTHING
-        with open(f"/proc/{worker(running)}/status") as f:
+        assert masks(running.worker) == NOTHING
+        with open(f"/proc/{running.worker}/status") as f:
             assert "NoNewPrivs:\t1\n" in f.read()
         assert crosses(bed)
         running.stop()
     assert running.out == "refused\nrefused again\n"
     with Running(bed, tmp_path / "tries.py", "--keep-privileges") as running:
-        assert masks(worker(running))["CapEff"] == privileges.held("CapPrm", bed.box.pid)
+        assert masks(running.worker)["CapEff"] == privileges.held("CapPrm", bed.box.pid)
         assert crosses(bed)
         running.stop()
     assert running.out == "a packet socket\na namespace\n"
@@ -114,7 +104,7 @@ def test_files_that_were_open_are_written_at_the_end(bed, tmp_path):
 
 def test_root_becomes_somebody_else(bed):
     with Running(bed, "--user", "nobody", python=python_for(65534)) as running:
-        pid = worker(running)
+        pid = running.worker
         with open(f"/proc/{pid}/status") as f:
             ids = [line.split()[1:] for line in f if line[:4] in ("Uid:", "Gid:")]
         assert ids[0] == ["65534"] * 4 and "0" not in ids[1]
@@ -167,7 +157,7 @@ def test_an_ordinary_user_runs_with_ambient_capabilities(bed):
     ambient = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
                "--inh-caps=+net_raw,+net_admin", "--ambient-caps=+net_raw,+net_admin"]
     with Running(bed, before=ambient, python=python_for(65534)) as running:
-        assert masks(worker(running)) == NOTHING
+        assert masks(running.worker) == NOTHING
         assert crosses(bed)
         running.stop()
 
@@ -186,7 +176,7 @@ def test_an_ordinary_user_runs_an_interpreter_with_file_capabilities(bed):
             pytest.skip(f"file capabilities were NOT tried: {given.stderr}")
         nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         with Running(bed, before=nobody, python=there / "bin" / "python-net") as running:
-            assert masks(worker(running)) == NOTHING
+            assert masks(running.worker) == NOTHING
             assert crosses(bed)
             running.stop()
     finally:

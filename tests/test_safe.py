@@ -40,6 +40,7 @@ def watching(ev):
 
 class Lane:
     """One connection, already open, from the client's side: `send` gives what leaves, told as "> offset+length flags"."""
+    port = 1234
 
     def __init__(self, *handlers, open=True, **settings):
         self.wire, self.now, self.stream, self.gaps, self.caps = Wire(), 10**18, b"", [], []
@@ -82,12 +83,12 @@ class Lane:
     def client(self, at, data=b"", flags=None, **fields):
         """A segment of the client's; what leaves for the server."""
         flags = (ACK | (PSH if data else 0)) if flags is None else flags
-        out = self.feed(frame(1234, True, 1001 + at, 0 if flags == SYN else 2001, flags, data, **fields))
+        out = self.feed(frame(self.port, True, 1001 + at, 0 if flags == SYN else 2001, flags, data, **fields))
         return self.told([parse(f) for f in out if parse(f).to_server])
 
     def server(self, ack=0, flags=ACK, seq=0, **fields):
         """An ACK of the server's; the frames that leave for the client."""
-        return self.feed(frame(1234, False, 2000 + (0 if flags & SYN else 1) + seq, 1001 + ack, flags, **fields))
+        return self.feed(frame(self.port, False, 2000 + (0 if flags & SYN else 1) + seq, 1001 + ack, flags, **fields))
 
     def told(self, segments):
         names = ((FIN, "F"), (SYN, "S"), (RST, "R"), (URG, "U"))
@@ -258,6 +259,24 @@ def test_before_a_pick_up_nothing_was_seen_so_nothing_passes():
     with Lane(open=False) as lane:
         assert lane.client(100, b"abc") == ["100+abc"]
         assert lane.client(50, b"x" * 50) != ["50+" + "x" * 50] and lane.stream == b"abc"
+
+
+def test_what_was_on_its_way_when_the_run_began_passes_once_its_receiver_says_that_it_lacks_it():
+    """Somebody else forwarded packets a moment ago, and a few were lost: without them both ends would stand still for good."""
+    for adopt, passes in ((5, True), (0, False)):
+        with Lane(open=False, adopt=adopt) as lane:
+            assert lane.client(100, b"abc") == ["100+abc"]
+            assert lane.client(50, b"x" * 50) == ["50+"], "nobody has said yet that this is lacking"
+            lane.server(ack=50)
+            assert (lane.client(50, b"x" * 20) == ["50+" + "x" * 20]) == passes
+            assert (lane.client(70, b"x" * 30 + b"oth") == ["70+" + "x" * 30]) == passes
+            lane.server(ack=103)
+            assert lane.client(50, b"x" * 50) == ["102+"] and lane.stream == b"abc"
+    with Lane(adopt=5) as lane:
+        lane.now, lane.port = lane.now + 6_000_000_000, 7
+        assert lane.client(100, b"abc") == ["100+abc"]
+        lane.server(ack=50)
+        assert lane.client(50, b"x" * 50) == ["49+"], "it was picked up later"
 
 
 def test_the_copy_is_capped_and_what_finds_no_room_comes_again():

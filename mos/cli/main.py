@@ -92,8 +92,13 @@ def dispatch(argv):
 
 def main(argv=None):
     """Run the command; returns the exit status."""
+    return told(lambda: dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def told(command):
+    """The exit status of what `command` does; what goes wrong is told in a line."""
     try:
-        status = dispatch(list(sys.argv[1:] if argv is None else argv))
+        status = command()
         if sys.stdout is not None:
             sys.stdout.flush()
         return status

@@ -44,6 +44,7 @@ class Parallel:
         ports = self.source if self.args.interface else None
         try:
             try:
+                self.begin()
                 self.workers.start(self.args.read, self.args.until or 0, self.failure, ports)
                 if ports is not None:
                     ports.start()
@@ -69,6 +70,8 @@ class Parallel:
             return e
         finally:
             self.seconds = time.perf_counter() - began
+            if self.service is not None:
+                self.service.stopping()
             if ports is not None:
                 ports.close()
         return None if self.stop.signal or not self.workers.damage else CaptureError(self.workers.damage)

@@ -1,4 +1,5 @@
 """`mos run`: a chain of middleboxes on a capture, between two interfaces, or on a tap."""
+import faulthandler
 import json
 import os
 import shlex
@@ -7,7 +8,9 @@ import time
 
 from mos.cli.load import load_chain, near, read_chain
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
+from mos.cli.supervised import add_supervision, check_failure, check_supervision, supervised
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
+from mos.notify import Service
 
 EXAMPLES = """\
 A name with a / or ending in .py is a file (FILE.py:CLASS picks one of several), any other a ready middlebox (mos help
@@ -24,8 +27,10 @@ examples:
 """
 # Option: key in a chain file's [run] and its type there.
 RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
-            "safe": str, "user": str, "level": str,
+            "safe": str, "user": str, "level": str, "on_failure": str, "hang_after": (int, float), "max_memory": (str, int),
             "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
+# s: longer than a bridge and we take to change places, and less than Linux waits before it says lost bytes for the fourth time
+ADOPT = 5
 REPLAYED = ("filter", "checksum", "overlap", "level", "pickup", "truth", "safe", "tunnels", "max_flows")
 
 
@@ -60,8 +65,7 @@ def add_parser(subparsers):
     p.add_argument("-i", "--interface", metavar="A:B",
                    help="bridge two interfaces, the clients' side first, with the middleboxes between them; one name, or any, is a tap")
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
-    p.add_argument("--user", metavar="NAME", help="live, started as root: be that user from the start, with what ports take and nothing else")
-    p.add_argument("--keep-privileges", action="store_true", help="live: do not give up all capabilities once the interfaces are open")
+    add_supervision(p)
     p.add_argument("--record", metavar="FILE", help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",
                    help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
@@ -91,16 +95,26 @@ def add_parser(subparsers):
 
 def run(args):
     """The subcommand; returns the exit status."""
-    from mos.cli.stop import Stop
     check_words(args)
     merge(args, read_chain(args.chain)[1] if args.chain and not args.nf else {})
+    check_supervision(args)
+    if args.on_failure:
+        return supervised(args, run_once)
+    return run_once(args)
+
+
+def run_once(args, child=None):
+    """One run in this process, which may be a supervisor's `child`."""
+    from mos.cli.stop import Stop
     kind = Run
     if args.workers > 1:
         from mos.cli.parallel import Parallel
         kind = type("ParallelRun", (Parallel, Run), {})
     with Stop() as stop:
         try:
-            return kind(args, stop).go()
+            one = kind(args, stop)
+            one.child = child
+            return one.go()
         except KeyboardInterrupt:
             return stop.status
 
@@ -110,8 +124,8 @@ class Run:
 
     def __init__(self, args, stop):
         self.args, self.stop = args, stop
-        self.engine = self.progress = self.source = self.deadline = None
-        self.inline, self.stats_out = False, None
+        self.engine = self.progress = self.source = self.deadline = self.service = None
+        self.inline, self.stats_out, self.child = False, None, None
         self.out, self.prints = sys.stdout, sys.stdout
 
     def go(self):
@@ -123,6 +137,7 @@ class Run:
                 privileges.become(args.user)
             chain, extra = load_chain(args.nf, args.chain, args.set)
             check(args, chain)
+            check_failure(args, chain)
             self.open(chain, extra)
             if args.interface and not args.keep_privileges:
                 self.drop_privileges()
@@ -180,6 +195,8 @@ class Run:
     def tick(self, packets):
         if self.progress is not None:
             self.progress.show(packets)
+        if self.service is not None:
+            self.service.beat()
         if self.deadline is not None and time.monotonic() >= self.deadline:
             self.engine.halt()
         for writer in (self.engine.writer, self.engine.recorder):
@@ -199,6 +216,17 @@ class Run:
         where = f"packet {packet}" + (f", flow {flow}" if flow is not None else "")
         print(f"{where}: {VERDICTS[code]} by {by}" + (f": {reason}" if reason else ""), file=sys.stderr)
 
+    def begin(self):
+        """A live run has its ports; under a supervisor, once they are its alone. What it says and where it stood are told from now on."""
+        if not self.args.interface:
+            return
+        faulthandler.enable()       # where it stood, whatever signal ends it
+        if self.child is not None:
+            self.child.begin(self.source)
+            if self.child.warning:
+                complain(self.child.warning)
+        self.service = Service()
+
     def announce(self):
         """A live run begins; its time, too."""
         if self.args.interface and not self.args.quiet:
@@ -210,6 +238,7 @@ class Run:
     def feed(self):
         """Run the source through and end the flows; what went wrong, or None. A run that a handler ended stays where it is."""
         damage = None
+        self.begin()
         self.announce()
         try:
             try:
@@ -226,6 +255,8 @@ class Run:
         finally:
             if self.progress is not None:
                 self.progress.clear()
+            if self.service is not None:
+                self.service.stopping()
             if self.args.interface:
                 self.ports = self.source.stats() if self.source.live else {}
                 self.source.close()
@@ -372,8 +403,6 @@ def check(args, chain):
         raise UsageError(f"name a capture: -r FILE, or interfaces: -i A:B, or read = … under [run] of {args.chain}")
     if args.seconds and not args.interface:
         raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
-    if args.user and not args.interface:
-        raise UsageError("--user is for live interfaces (-i): reading a capture takes no privileges")
     if args.record and not args.interface:
         raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
     outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]
@@ -420,7 +449,8 @@ def settings_of(args, extra, live=False, truth=None):
     if truth:
         said = {"truth": truth} | said
     if live:
-        said = {"raise_errors": False} | said
+        on_raise = "fail_closed" if args.on_failure == "closed" else "fail_open"
+        said = {"raise_errors": False, "on_raise": on_raise, "adopt": ADOPT} | said
     if args.filter:
         said["bpf"] = args.filter
     if args.tunnels is not None:

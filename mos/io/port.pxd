@@ -54,6 +54,9 @@ cdef class Live(Port):
     cdef uint64_t number, step  # of packets: as many apart as there are workers
     cdef public bint wait       # recv_batch waits for packets; else it returns IDLE
     cdef readonly bint trouble  # a side's `error` is set
+    cdef uint64_t own_pulse
+    cdef uint64_t *pulse        # goes up with every batch and every frame sent on: who shares the memory sees that we live
+    cdef object pulse_memory    # keeps it
     cdef uint8_t *copies        # where super-packets go that no slot holds
     cdef uint8_t *arena         # frames to be sent that are in no slot
     cdef uint32_t arena_used

@@ -73,6 +73,7 @@ cdef class Live(Port):
         for s in range(4):
             self.side[s].rx = self.side[s].tx = self.side[s].queued_tx = self.side[s].plain_tx = -1
         self.live, self.wait = True, True
+        self.pulse = &self.own_pulse
 
     def __init__(self, names, sockets=None, worker=0, workers=1):
         """`sockets`: those of a worker, opened before it split off from the others; it numbers its packets apart from theirs."""
@@ -130,6 +131,7 @@ cdef class Live(Port):
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil:
         cdef int i, s, got
         self.settle()
+        self.pulse[0] += 1
         while True:
             for i in range(self.rings):
                 s = (self.turn + i) % self.rings
@@ -247,6 +249,7 @@ cdef class Live(Port):
         cdef virtio_net_hdr *v
         if self.sides == 1:
             return 0                # a tap sends nothing
+        self.pulse[0] += 1
         if self.in_place(p, data) and not how & SEND_OURS:
             at = <uint8_t *>data - VNET
         else:
@@ -323,6 +326,25 @@ cdef class Live(Port):
         cdef unsigned int size = sizeof(counts)
         if o.rx >= 0 and getsockopt(o.rx, SOL_PACKET, PACKET_STATISTICS, counts, &size) == 0:
             o.kernel_drops += counts[1]
+
+    def beat(self, memory, size_t index=0):
+        """Let the pulse be the 64-bit number at that index of `memory`, which may be shared with another process."""
+        cdef uint64_t[::1] numbers = memoryview(memory).cast("Q")
+        self.pulse_memory = numbers
+        self.pulse = &numbers[index]
+
+    def discard(self):
+        """Forget what has come so far: somebody else has forwarded it. For before the first packet is taken."""
+        cdef pkt_t[BATCH] batch
+        cdef int s
+        cdef uint32_t i
+        for s in range(self.sides):
+            for i in range(self.side[s].slots):     # what comes meanwhile need not be forgotten
+                if self.take(s, batch, BATCH) == 0:
+                    break
+                self.settle()
+            self.side[s].received = self.side[s].bytes_in = self.side[s].reinserted = self.side[s].super_packets = 0
+        self.number = 0
 
     def look(self):
         """What has happened to the interfaces since the last look, as lines for people: links, MTUs, removal, return."""

@@ -82,7 +82,7 @@ class SharedPorts:
     live, reading, packets, progress, linktypes = True, False, 0, (0, 0), {0: 1}
 
     def __init__(self, names, workers):
-        self.names, self.sides, self.workers = names, len(names), []
+        self.names, self.sides, self.workers, self.pulses = names, len(names), [], None
         groups = [None] * len(names)
         try:
             for worker in range(workers):
@@ -107,7 +107,17 @@ class SharedPorts:
             if i != worker:
                 for sockets in of_worker:
                     sockets.close()
-        return Live(self.names, self.workers[worker], worker, len(self.workers))
+        live = Live(self.names, self.workers[worker], worker, len(self.workers))
+        if self.pulses is not None:
+            live.beat(self.pulses, worker)
+        return live
+
+    def beat(self, memory):
+        """Each worker's pulse is in that memory, at its place."""
+        self.pulses = memory
+
+    def discard(self):
+        """As a port's: nothing comes before `start`."""
 
     def stats(self):
         """The workers have them."""

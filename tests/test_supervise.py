@@ -270,3 +270,30 @@ def test_memory():
     grows.communicate(b"\n")
     assert anonymous(grows.pid) == 0
     assert 1 << 24 < most_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_gone(pid):
+    """Not there, or dead and not yet buried by whoever does that here."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_workers_are_watched_each(bed, box, ends):
+    """The worker that hangs takes all with it: frames without a flow go to one of them."""
+    with Running(bed, box, "--on-failure", "open", "--hang-after", "1", "--workers", "2") as running:
+        assert ends.cross() == [20, 20]
+        first = running.worker
+        with open(f"/proc/{first}/task/{first}/children") as f:
+            workers = f.read().split()
+        assert len(workers) == 2
+        ends.wires[0].send([order(b"hang")])
+        assert running.hears("the run hangs") and running.hears("running between", times=2)
+        assert all(is_gone(pid) for pid in (first, *workers))
+        assert ends.cross() == [20, 20]
+        os.kill(running.worker, signal.SIGKILL)
+        assert running.hears("killed by SIGKILL; everything passes unseen") and running.hears("running between", times=3)
+        assert ends.cross() == [20, 20]
+        running.stop()

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Where packets come from and go to: a capture, a live interface or two, memory."""
+from libc.errno cimport EAGAIN, EBADF, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.io.aside cimport aside_t
 from mos.io.ring cimport iovec, mmsghdr
@@ -45,6 +46,17 @@ cdef struct side_t:             # one interface
     uint64_t reinserted         # VLAN tags
     mmsghdr out[64]             # BATCH
     iovec out_iov[64]
+
+cdef inline void count_unsent(side_t *o, int why) noexcept nogil:
+    """A frame that the kernel did not take, by errno."""
+    if why == EMSGSIZE:
+        o.over_mtu += 1
+    elif why == EAGAIN or why == ENOBUFS:
+        o.busy += 1
+    elif why == ENETDOWN or why == ENXIO or why == ENODEV or why == EBADF:
+        o.down += 1
+    else:
+        o.failed += 1
 
 cdef class Live(Port):
     cdef side_t side[4]         # from `sides` on, if there are more rings: their copies of fragments, with a ring only

@@ -5,15 +5,15 @@
 A frame is not copied: it is sent out of the slot of the receive ring that the kernel wrote it to, and the slot is given
 back afterwards. Every frame has a virtio header before it, so super-packets and unfinished checksums go on as they came.
 """
-from libc.errno cimport EAGAIN, EBADF, EINTR, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO, errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
 from mos.io.ring cimport (
-    CLOCK_REALTIME, MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
-    TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, clock_gettime, getsockopt,
-    poll, pollfd, put_header, put_tag_back, recvmmsg, sendmmsg, slot_return, slot_status, timespec,
+    MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
+    TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, getsockopt,
+    poll, pollfd, put_header, put_tag_back, real_time, recvmmsg, sendmmsg, slot_return, slot_status,
     tpacket2_hdr, virtio_net_hdr)
 from mos.net.packet cimport prefetch
 
@@ -445,13 +445,6 @@ cdef class Live(Port):
         self.close()
 
 
-cdef inline int64_t real_time() noexcept nogil:
-    """The packet clock while there are no packets: the kernel stamps them by the same one."""
-    cdef timespec t
-    clock_gettime(CLOCK_REALTIME, &t)
-    return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
-
-
 cdef inline void queue(Live live, side_t *o, uint8_t *at, uint32_t n, bint offloaded) noexcept nogil:
     """A frame with its virtio header at `at` is to be sent. What offloads nothing goes without: the kernel has less to do."""
     cdef int fd = o.tx if offloaded else o.plain_tx
@@ -460,17 +453,6 @@ cdef inline void queue(Live live, side_t *o, uint8_t *at, uint32_t n, bint offlo
     o.out_fd, o.out_head = fd, VNET if offloaded else 0
     o.out_iov[o.waiting].iov_base, o.out_iov[o.waiting].iov_len = at + VNET - o.out_head, o.out_head + n
     o.waiting += 1
-
-
-cdef void count_unsent(side_t *o, int why) noexcept nogil:
-    if why == EMSGSIZE:
-        o.over_mtu += 1
-    elif why == EAGAIN or why == ENOBUFS:
-        o.busy += 1
-    elif why == ENETDOWN or why == ENXIO or why == ENODEV or why == EBADF:
-        o.down += 1
-    else:
-        o.failed += 1
 
 
 cdef class Memory(Port):

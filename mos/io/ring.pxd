@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The kernel's side of a live port: ring slots (packet(7), TPACKET_V2), offload headers (virtio), many sends at a time."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memmove, memset
 from mos.net.packet cimport IPPROTO_TCP, pkt_t
 
@@ -100,3 +100,9 @@ cdef inline void put_header(virtio_net_hdr *v, const pkt_t *p) noexcept nogil:
     if p.gso_size and p.payload != NULL:
         v.gso_type, v.gso_size = p.gso_type, p.gso_size
         v.hdr_len = <uint16_t>(p.payload - p.frame)
+
+cdef inline int64_t real_time() noexcept nogil:
+    """The packet clock while there are no packets: the kernel stamps them by the same one."""
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec

@@ -193,8 +193,6 @@ cdef class Core:
     cdef public object on_error # called with a handler's first exception, if the run goes on
     cdef object on_tick         # called now and then with the packets so far
     cdef object __weakref__
-    cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil
-    cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil
     cdef int set_targets(self, targets) except -1
     cdef unsigned long thread   # that runs the stack; 0: none has yet
     cpdef int outside(self) except -1
@@ -204,6 +202,7 @@ cdef class Core:
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
     cdef void end_other(self, flow_t *f) noexcept
+    cdef void send_own(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
     cdef int tick(self) noexcept

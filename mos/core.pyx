@@ -9,6 +9,7 @@ from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, FLOW_RESET_DUE, alias_t, flow_cold, flow_name_at
+from mos.flow.remake cimport make_reply
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
 from mos.flow.slab cimport slab_free, slab_give, slab_init, slab_take
 from mos.flow.table cimport table_alias, table_by_age, table_find
@@ -234,25 +235,6 @@ cdef class Core:
             self.ntargets += 1
         return 0
 
-    cdef uint8_t policies_for(self, const flow_t *f) noexcept nogil:
-        """The overlap policies of both receiving hosts, by network."""
-        cdef const uint8_t *client = &f.key.hi_addr[0] if f.client_hi else &f.key.lo_addr[0]
-        cdef const uint8_t *server = &f.key.lo_addr[0] if f.client_hi else &f.key.hi_addr[0]
-        if self.ntargets == 0:
-            return self.policy | self.policy << 4
-        return self.policy_at(server, f.key.ipver) | self.policy_at(client, f.key.ipver) << 4
-
-    cdef uint8_t policy_at(self, const uint8_t *addr, int ipver) noexcept nogil:
-        cdef uint32_t i, k
-        for i in range(self.ntargets):
-            if self.targets[i].ipver == ipver:
-                k = 0
-                while k < 16 and addr[k] & self.targets[i].mask[k] == self.targets[i].net[k]:
-                    k += 1
-                if k == 16:
-                    return self.targets[i].policy
-        return self.policy
-
     def flow_overlap(self, Flow flow, name):
         """Another overlap policy for both directions of a flow; only before its first byte."""
         cdef flow_t *f = self.alive(flow)
@@ -443,6 +425,23 @@ cdef class Core:
             if other != NULL and other != f and other.flags & FLOW_DROPPED:
                 self.end_other(other)
         return table_alias(self.table, f, &k, client_hi, position)
+
+    cdef void send_own(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept:
+        """A frame of a handler leaves. The stack sends it."""
+
+    def inject(self, size_t packet, bytes data not None, int how):
+        """`Event.inject`, with -1 for `how` `Event.reply`; 0 for `packet`: there is none. Raises VerdictError."""
+        cdef const pkt_t *p = <const pkt_t *>packet
+        cdef uint32_t n = <uint32_t>len(data)
+        self.here()
+        if (p == NULL and how < 2) or (self.bus.asking >= 0 and self.bus.handlers[self.bus.asking].observe):
+            raise VerdictError("a handler that only observes sends nothing; one that is told of no packet says where: side=0 or 1")
+        if how >= 0:
+            return self.send_own(p, <const uint8_t *><char *>data, n, how)
+        n = make_reply(self.out + OUT_CAP // 2, p, <const uint8_t *><char *>data, n)
+        if n == 0:
+            raise VerdictError(f"packet {p.number} is no whole UDP datagram on Ethernet or bare IP: reply() cannot answer it")
+        self.send_own(p, self.out + OUT_CAP // 2, n, 1)
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End a flow while the packet of another one is finished. The stack, which can, does."""

@@ -38,6 +38,19 @@ cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, 
     if k.port is not None:
         k.port.send(p, data, n, how)
 
+cdef inline void leave_own(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept nogil:
+    """A frame that a handler made. `how`: 0 the way of `p`, 1 where it came from, 2 and 3 out of the first or second interface."""
+    cdef pkt_t at
+    if p == NULL:
+        memset(&at, 0, sizeof(at))
+        at.linktype, at.ts = 1, k.now
+    else:
+        at = p[0]
+    if how >= 2:
+        at.iface = <uint16_t>(3 - how)      # as if it had come in on the other one
+    k.n.injected += 1
+    leave(k, &at, data, n, n, SEND_OURS | (SEND_BACK if how == 1 else SEND_ON))
+
 cdef inline void leave_reset(Core k, const pkt_t *p, flow_t *f, int s, int way) noexcept nogil:
     """A RST to the receiver of `p` (way 0) or back to its sender, side `s` (way 1), if one can be made."""
     cdef uint32_t n = make_reset(k.out, p, f, s, way)

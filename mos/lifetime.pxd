@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 from mos.core cimport Core
 from mos.flow.flow cimport flow_t
 from mos.flow.wheel cimport wheel_due
+from mos.net.frag cimport frag_expire
 from mos.net.packet cimport pkt_t
 
 cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil
@@ -25,3 +26,8 @@ cdef inline int pass_time(Core k, int64_t ts) noexcept nogil:
     if wheel_due(k.idle, k.now) or wheel_due(k.timers, k.now):
         return expire(k)
     return 0
+
+cdef inline int pass_tick(Core k, int64_t ts) noexcept nogil:
+    """Nothing came, and it is this late: datagrams whose time is up are let go, and then as pass_time."""
+    frag_expire(&k.dec.frags, ts)
+    return pass_time(k, ts)

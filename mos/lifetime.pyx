@@ -56,7 +56,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
             return NULL
     flow_cold(f).id = k.n.packets_in * k.workers + k.worker if k.on_wire else k.n.packets_in
     f.client_hi = <uint8_t>client_hi
-    f.policy = k.policies_for(f)
+    f.policy = policies_for(k, f)
     if midstream:
         f.flags |= FLOW_MIDSTREAM
     use_set(k.bus, f, 0)
@@ -70,6 +70,27 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         track_open(f, p, midstream)
     arm(k, f)
     return f
+
+
+cdef uint8_t policies_for(Core k, const flow_t *f) noexcept nogil:
+    """The overlap policies of both receiving hosts, by network."""
+    cdef const uint8_t *client = &f.key.hi_addr[0] if f.client_hi else &f.key.lo_addr[0]
+    cdef const uint8_t *server = &f.key.lo_addr[0] if f.client_hi else &f.key.hi_addr[0]
+    if k.ntargets == 0:
+        return k.policy | k.policy << 4
+    return policy_at(k, server, f.key.ipver) | policy_at(k, client, f.key.ipver) << 4
+
+
+cdef uint8_t policy_at(Core k, const uint8_t *addr, int ipver) noexcept nogil:
+    cdef uint32_t i, n
+    for i in range(k.ntargets):
+        if k.targets[i].ipver == ipver:
+            n = 0
+            while n < 16 and addr[n] & k.targets[i].mask[n] == k.targets[i].net[n]:
+                n += 1
+            if n == 16:
+                return k.targets[i].policy
+    return k.policy
 
 
 cdef int make_room(Core k, const pkt_t *p) noexcept nogil:

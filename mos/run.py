@@ -312,6 +312,14 @@ class Engine:
         """The live flow between two ends, whichever opened it ("tcp", "udp" or "icmp"); None if there is none."""
         return self.stack.find_flow(proto, a, a_port, b, b_port)
 
+    def inject(self, frame, side):
+        """Send a link-layer frame of your own out of the first (0) or second (1) interface, between two packets.
+
+        A recording repeats what handlers send (`Event.inject`), not this.
+        """
+        with self.slots:
+            self.stack.inject(0, frame, {0: 2, 1: 3}[side])
+
     def flows(self):
         """Live flows, the one idle for longest first."""
         return self.stack.live_flows()

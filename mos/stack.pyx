@@ -22,7 +22,6 @@ from mos.flow.table cimport (
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
-from mos.net.frag cimport frag_expire
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
@@ -30,11 +29,11 @@ from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express, look_ahead, pass_by
-from mos.leave cimport leave, sentence
+from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
 from mos.notices cimport datagram_at_receiver, malformed
-from mos.lifetime cimport admit, end_flow, pass_time, release
+from mos.lifetime cimport admit, end_flow, pass_tick, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.share cimport elsewhere
 from mos.segment cimport (
@@ -118,7 +117,7 @@ cdef class Stack(Core):
                 self.recorder.record(&batch[i])
             rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT
             if rc == EXPRESS_NOT:
-                rc = self.packet(&batch[i]) if batch[i].number else pass_time(self, batch[i].ts)
+                rc = self.packet(&batch[i]) if batch[i].number else pass_tick(self, batch[i].ts)
             elif rc == EXPRESS_ANSWERED:
                 rc = self.finish(&batch[i], f, flow_side(f, batch[i].from_hi))
             if rc < 0:
@@ -235,7 +234,6 @@ cdef class Stack(Core):
             return self.flow_packet(p, 0)
         self.n.other += 1
         if p.status == PKT_FRAGMENT and park_fragment(self, p):
-            self.n.fragments += 1
             return 0
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:
@@ -405,6 +403,9 @@ cdef class Stack(Core):
         end_flow(self, f, END_REUSED)
         answer_clear(self.bus, &self.answer)
         self.answer = kept
+
+    cdef void send_own(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept:
+        leave_own(self, p, data, n, how)
 
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil:
         """Carry the verdict out: forward (rewritten or as it came) or drop; tell whoever records verdicts."""

@@ -14,7 +14,7 @@ from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW
                              TCP_URG, key_t, pkt_is_tcp, pkt_segs, pkt_t)
 from mos.net.transport cimport icmp_has_id
 
-from mos.errors import StaleEvent
+from mos.errors import StaleEvent, VerdictError
 from mos.events.narrow import Narrowed
 
 cdef tuple _NOBODY = (None, None, None, None)
@@ -328,6 +328,9 @@ cdef Packet packet_copy(Packet v):
     return c
 
 
+_SIDES = {None: 0, "back": 1, 0: 2, 1: 3}      # as leave_own takes them
+
+
 @cython.freelist(64)
 cdef class Event:
     """Anything that can be subscribed to."""
@@ -364,6 +367,27 @@ cdef class Event:
         self.own.size = sizeof(event_t)
         self.own.flags = EV_KEPT
         self.e = &self.own
+
+    def inject(self, frame, side=None):
+        """Send a link-layer frame of your own, ahead of the packet in hand and the same way.
+
+        side: "back" sends it where the packet came from; 0 or 1 out of the first or the second interface, which events without a
+        packet (timers) have to say. Checksums and lengths are yours to get right; no handler sees it. Raises VerdictError in a
+        handler that only observes.
+        """
+        if self.e == NULL or self.e == &self.own:
+            stale(self, "inject")
+        if side not in _SIDES or not 14 <= len(frame) <= 1 << 18:
+            raise VerdictError(f"inject takes 14 to {1 << 18} bytes, and for side nothing, \"back\", 0 or 1; not {len(frame)} and {side!r}")
+        self.engine.inject(<size_t>self.e.pkt, frame, _SIDES[side])
+
+    def reply(self, payload):
+        """Answer the UDP datagram in hand with one of your own, in its receiver's name. Mostly with DROP: nobody else answers it."""
+        if self.e == NULL or self.e == &self.own:
+            stale(self, "reply")
+        if len(payload) > 65000:
+            raise VerdictError(f"an answer of {len(payload)} bytes does not fit a datagram")
+        self.engine.inject(<size_t>self.e.pkt, payload, -1)
 
     @property
     def flow(self):

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from mos.flow.flow cimport END_ACKED, END_SACK_OK, END_SEEN, END_SYN, END_TS, end_t, flow_t
 from mos.flow.rewrite cimport l4_checksum, mend, plain_link, put16, put32, turn_round
 from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range
-from mos.net.packet cimport IPPROTO_TCP, OPT_TS, TCP_ACK, TCP_SYN, TCP_URG, pkt_t
+from mos.net.packet cimport IPPROTO_TCP, IPPROTO_UDP, OPT_TS, PKT_FLOW, TCP_ACK, TCP_SYN, TCP_URG, pkt_t
 
 cdef enum:
     LONGEST_IP = 65535      # a super-packet may be longer: its length field is 0 then
@@ -127,3 +127,36 @@ cdef inline uint32_t remake_ack(uint8_t *out, const pkt_t *p, const flow_t *f, i
         size += 4 + 8 * <uint32_t>n
     tcp[12] = <uint8_t>(size << 2)
     return remake_seal(out, p, <uint32_t>link, size, 0)
+
+cdef inline uint32_t make_reply(uint8_t *out, const pkt_t *p, const uint8_t *data, uint32_t n) noexcept nogil:
+    """A UDP datagram with these bytes back to the sender of `p`; the frame's length, 0: it cannot be made."""
+    cdef int link = remake_link(p) if p.status == PKT_FLOW and p.proto == IPPROTO_UDP else -1
+    cdef uint32_t header, length = 8 + n, total
+    cdef uint8_t *ip = out + link
+    cdef uint8_t *udp
+    cdef uint64_t sum
+    if link < 0:
+        return 0
+    header = <uint32_t>(p.l4 - p.ip)
+    memcpy(out, p.frame, <uint32_t>link + header)
+    turn_round(out, p, <uint32_t>link)
+    udp = ip + header
+    memcpy(udp, p.l4 + 2, 2)
+    memcpy(udp + 2, p.l4, 2)
+    put16(udp + 4, length)
+    put16(udp + 6, 0)
+    memcpy(udp + 8, data, n)
+    if p.ipver == 4:
+        put16(ip + 2, header + length)
+        put32(ip + 4, 0)
+        ip[8] = 64
+        put16(ip + 10, 0)
+        put16(ip + 10, ~csum_fold(csum_range(ip, header)) & 0xffff)
+        sum = csum_pseudo(ip + 12, ip + 16, 4, IPPROTO_UDP, length)
+    else:
+        put16(ip + 4, header - 40 + length)
+        ip[7] = 64
+        sum = csum_pseudo(ip + 8, ip + 24, 6, IPPROTO_UDP, length)
+    total = ~csum_fold(sum + csum_range(udp, length)) & 0xffff
+    put16(udp + 6, total if total else 0xffff)
+    return <uint32_t>link + header + length

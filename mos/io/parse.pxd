@@ -410,9 +410,10 @@ cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *
     return 1
 
 cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
-    """As parse_classic. With n 0 it reads on to the first packet: which interfaces there are."""
+    """As parse_classic. With n 0 it reads on to the first packet or tick: which interfaces there are."""
     cdef int i = 0
     cdef uint32_t kind, length
+    cdef pkt_t tick
     while (i < n and (r.aside == NULL or r.aside.n < ASIDE)) or n == 0:
         r.need = 12
         if r.end - r.cur < 12:
@@ -439,6 +440,8 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             call_ahead(r, r.cur, r.cur + length)
             i += r.aside == NULL or aside_stays(r.aside, &pkts[i], i)
         elif kind == CUSTOM:
+            if n == 0 and read_tick(r, length, &tick):
+                break
             if n and read_tick(r, length, &pkts[i]):
                 i += 1
                 if r.aside != NULL:

@@ -19,6 +19,7 @@ COMMANDS = {
     "flows": ("mos.cli.flows", "tell what became of every flow of a capture"),
     "events": ("mos.cli.events_cmd", "list the events, explain one, or show who subscribes to what in a chain"),
     "explain": ("mos.cli.explain_cmd", "show the program that a filter compiles to"),
+    "doctor": ("mos.cli.doctor_cmd", "look at what a live run needs, and say what to change"),
     "help": ("mos.cli.help_cmd", "show the manual of a middlebox, and which ones there are"),
 }
 DESCRIPTION = "Run network middleboxes, which are Python event handlers, on one shared TCP stack."

@@ -2,7 +2,7 @@
 
 Functions over `Core`, which holds what the stages share; `mos.stack` calls `segment` for every TCP packet of a flow.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.caps cimport caps_over, caps_park, caps_tell
@@ -39,15 +39,10 @@ cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
 cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
 
 cdef void arm(Core k, flow_t *f) noexcept nogil:
-    """(Re)start the idle timer: the longer time-out of both states counts. One due earlier stays, it asks again then."""
-    cdef int64_t a, b
-    if f.key.proto != IPPROTO_TCP or k.flat:
-        a = b = k.idle_ns[11]
-    else:
-        a, b = k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state]
-    a = f.last_ns + max(a, b)
-    if not wheel_armed(&flow_cold(f).timer) or flow_cold(f).timer.when > a:
-        wheel_arm(k.idle, table_slot(k.table, f), a)
+    """(Re)start the idle timer. One due earlier stays, it asks again then."""
+    cdef int64_t when = f.last_ns + patience(k, f)
+    if not wheel_armed(&flow_cold(f).timer) or flow_cold(f).timer.when > when:
+        wheel_arm(k.idle, table_slot(k.table, f), when)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
@@ -435,18 +430,24 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     if drain(k) < 0:
         return -1
     slots_commit(k.undo)
-    forwarded(k, f, c.s)
+    forwarded(k, f, INT64_MAX if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED) else 0)
     return 0
 
-cdef void forwarded(Core k, flow_t *f, int s) noexcept nogil:
-    """What the new states mean for the flow: its place among those to evict, its end, its time-out."""
+cdef int64_t patience(Core k, const flow_t *f) noexcept nogil:
+    """How long the flow may be silent, ns: the longer time-out of both states counts."""
+    if f.key.proto != IPPROTO_TCP or k.flat:
+        return k.idle_ns[11]
+    return max(k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state])
+
+cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil:
+    """What the new states mean for the flow: its place among those to evict, its end, its time-out, which was `before`."""
     if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         table_promote(f)
     if track_over(f) and not f.flags & FLOW_CLOSED:
         f.end_reason = END_FIN
         f.flags |= FLOW_CLOSED
-    if f.end[s].flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED):
-        arm(k, f)       # the new state's time-out may be shorter
+    if patience(k, f) < before:
+        arm(k, f)
 
 cdef void abort(Core k, scene_t *c) noexcept nogil:
     """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""

@@ -24,7 +24,8 @@ from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
+    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN,
+    pkt_segs)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
@@ -112,7 +113,7 @@ cdef class Stack(Core):
             if source.aside != NULL and source.aside.before[i] and pass_by(self, source.aside, i) < 0:
                 return -2
             if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
-                table_prefetch_flow(self.table, batch[i + NEAR].hash)
+                table_prefetch_flow(self.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT

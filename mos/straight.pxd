@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The straight way of an expected segment through its flow. `mos.segment` has the way of all the others."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport AT_SENDER, event_t
 from mos.flow.flow cimport CLIENT, flow_t, reasm_at
 from mos.net.packet cimport pkt_segs, pkt_t
-from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, segment, tell
+from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, patience, segment, tell
 from mos.state.blocks cimport slots_commit
 from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
 from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
@@ -73,6 +73,7 @@ cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int
     cdef scene_t c
     c.flow, c.pkt, c.ring, c.want, c.now = f, p, &k.ring, f.mask, k.now
     c.s, c.to_server, c.truth = s, s == CLIENT, k.truth
+    cdef int64_t before = patience(k, f)
     k.n.predicted += 1
     milestone_sent(&c, what)
     if k.ring.n and drain(k) < 0:
@@ -85,7 +86,7 @@ cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int
     if k.ring.n and drain(k) < 0:
         return WAY_FAILED
     slots_commit(k.undo)
-    forwarded(k, f, s)
+    forwarded(k, f, before)
     return WAY_DONE
 
 cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) noexcept nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport FLOW_BYTES, FLOW_EMBRYONIC, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_cold, flow_cold_t, flow_t
 from mos.flow.key cimport key_equal, key_hash
 from mos.flow.slab cimport slab_at, slab_t
-from mos.net.packet cimport key_t, prefetch
+from mos.net.packet cimport key_t, prefetch, prefetch_lines
 
 cdef enum:
     NIL = 0xffffffff        # no slot
@@ -70,17 +70,14 @@ cdef inline void table_prefetch(const table_t *t, uint64_t hash) noexcept nogil:
     """Start to load the index line that `hash` will need; worth it some packets ahead."""
     prefetch(&t.index[<uint32_t>hash & t.mask])
 
-cdef inline void prefetch_lines(const char *p, size_t n) noexcept nogil:
-    cdef size_t at = 0
-    while at < n:
-        prefetch(p + at)
-        at += 64
-
-cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash) noexcept nogil:
-    """Start to load the flow, once table_prefetch has had its time. A hint: looks at the first entry only."""
+cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash, bint cold) noexcept nogil:
+    """Start to load the flow, with its `cold` part or without, once table_prefetch has had its time. A hint: looks at the first
+    entry only."""
     cdef entry_t e = t.index[<uint32_t>hash & t.mask]
     if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF:
         prefetch_lines(<const char *>table_at(t, e.ref), FLOW_BYTES)
+        if cold:
+            prefetch(flow_cold(table_at(t, e.ref)))
 
 cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash) noexcept nogil:
     """The flow with this key of its own, where that takes no more than a glance; NULL: table_find_hashed knows."""

@@ -7,8 +7,9 @@ stay in arming order.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from mos.flow.flow cimport timer_node_t
-from mos.flow.slab cimport slab_free, slab_init, slab_take
+from mos.flow.flow cimport FLOW_BYTES, timer_node_t
+from mos.flow.slab cimport slab_at, slab_free, slab_init, slab_take
+from mos.net.packet cimport prefetch_lines
 
 cdef extern from *:
     int __builtin_clzll(unsigned long long x) nogil
@@ -86,6 +87,10 @@ cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil:
         w.clock = now
 
 
+cdef enum:
+    SOON = 3                # levels: what is due within 0.3 ms, is called for before it is looked at
+
+
 cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
     """The clock has reached this slot: its nodes move to lower levels."""
     cdef uint32_t head = HEAD | <uint32_t>(level * SLOTS + digit)
@@ -98,6 +103,8 @@ cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
     while number != head:
         after = node_at(w, number).next
         place(w, number)
+        if level <= SOON and w.flows:
+            prefetch_lines(<const char *>slab_at(w.of, number - 1), FLOW_BYTES)
         number = after
 
 

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """One packet on its way through the stack: what the reader says of it, then what decode found."""
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from *:
@@ -110,6 +111,12 @@ cdef struct pkt_t:
     uint32_t payload_len    # payload bytes by the headers
     uint32_t payload_cap    # payload bytes present, at most payload_len
     key_t    key
+
+cdef inline void prefetch_lines(const char *p, size_t n) noexcept nogil:
+    cdef size_t at = 0
+    while at < n:
+        prefetch(p + at)
+        at += 64
 
 cdef inline uint16_t pkt_segs(const pkt_t *p) noexcept nogil:
     """Wire segments in the packet: more than 1 only for a super-packet."""

@@ -8,11 +8,12 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from mos.events.bus cimport MOS_DROP_FLOW, WANTS_BYTES
 from mos.events.kinds cimport CAP_TIMERS
 from mos.events.handler cimport MOS_ABI, action_t, mos_api_t
+from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_t
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, FLOW_RESET_DUE, alias_t, flow_cold, flow_name_at
 from mos.flow.remake cimport make_reply
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
 from mos.flow.slab cimport slab_free, slab_give, slab_init, slab_take
-from mos.flow.table cimport table_alias, table_by_age, table_find
+from mos.flow.table cimport table_alias, table_find
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
@@ -281,17 +282,19 @@ cdef class Core:
 
     def live_flows(self):
         """A `Flow` for each flow in the table, the one idle for longest first."""
-        cdef flow_t **all
-        cdef size_t i = 0
+        cdef ages_t ages
+        cdef uint32_t n = 1, i
         self.here()
-        all = table_by_age(self.table)
-        if all == NULL:
-            raise MemoryError("no memory for a list of all flows")
         found = []
-        while all[i] != NULL:
-            found.append(flow_view(all[i], self))
-            i += 1
-        free(all)
+        try:
+            if ages_begin(&ages, self.table) < 0:
+                raise MemoryError("no memory for a list of all flows")
+            while n:
+                n = ages_next(&ages, self.table)
+                for i in range(n):
+                    found.append(flow_view(ages.flows[i].flow, self))
+        finally:
+            ages_end(&ages)
         return found
 
     @property

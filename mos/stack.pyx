@@ -14,11 +14,11 @@ from mos.events.bus cimport (
 from mos.events.kinds cimport (
     KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
 from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
+from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_prefetch, ages_t
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
     flow_cold, flow_names, flow_side)
-from mos.flow.table cimport (
-    table_by_age, table_find_hashed, table_first, table_hash, table_prefetch_flow, table_touch)
+from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_prefetch_flow, table_touch
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
@@ -168,21 +168,21 @@ cdef class Stack(Core):
 
     def finish_all(self):
         """End every flow, the one idle for longest first, as at the end of a run. Raises like `run`."""
-        cdef flow_t **all
-        cdef size_t i = 0
+        cdef ages_t ages
+        cdef uint32_t n, i
         self.outside()
-        self.bus.holding = 1
-        all = table_by_age(self.table)
-        if all == NULL:
-            raise MemoryError("no memory to put the flows in order")
-        self.phase = PHASE_END
-        while not self.bus.failed and all[i] != NULL:
-            self.due, self.due_flow = all[i].last_ns, flow_cold(all[i]).id
-            end_flow(self, all[i], END_SHUTDOWN)
-            i += 1
-        free(all)
-        if self.bus.failed:
-            raise self.bus.error
+        self.bus.holding, self.phase = 1, PHASE_END
+        n = enough = ages_begin(&ages, self.table) == 0
+        while n and not self.bus.failed:
+            n = ages_next(&ages, self.table)
+            for i in range(n):
+                if not self.bus.failed:
+                    ages_prefetch(&ages, self.table, i, n)
+                    self.due, self.due_flow = ages.flows[i].last_ns, flow_cold(ages.flows[i].flow).id
+                    end_flow(self, ages.flows[i].flow, END_SHUTDOWN)
+        ages_end(&ages)
+        if self.bus.failed or not enough:
+            raise self.bus.error if self.bus.failed else MemoryError("no memory to put the flows in order")
 
     def shut(self):
         """Release every flow without telling anybody: after a failure."""

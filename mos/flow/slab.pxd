@@ -4,7 +4,7 @@
 They may have second parts that lie apart from them: of every `group` slots the first `head` are their place, and hold no objects.
 """
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 
@@ -23,9 +23,8 @@ cdef struct slab_t:
     char    *base           # room for `limit` objects; pages come with their first use
     void    *map            # the mapping it lies in, a huge page longer to align it
     char   **each           # with `exact`, instead of `base`: object by slot
-    uint32_t *spare         # stack of returned slots: the hottest memory is used again first
+    uint32_t spare          # the slot returned last, which is used again first: its memory is the hottest. It names the one before it
     uint32_t n_spare
-    uint32_t room           # entries `spare` has place for, never less than `ready`
     uint32_t fresh          # slots below it have been handed out before
     uint32_t ready          # slots below it have memory
     uint32_t limit          # slots
@@ -69,9 +68,13 @@ cdef inline uint32_t slab_objects(const slab_t *s, uint32_t slots) noexcept nogi
 cdef inline uint32_t slab_used(const slab_t *s) noexcept nogil:
     return slab_objects(s, s.fresh) - s.n_spare
 
+cdef inline bint slab_holds(const slab_t *s, uint32_t slot) noexcept nogil:
+    """With `exact`: is the slot in use? What a returned one says is odd."""
+    return s.each[slot] != NULL and not <uintptr_t>s.each[slot] & 1
+
 cdef inline char *slab_block(const slab_t *s, uint32_t slot) noexcept nogil:
     """With `exact`: what malloc gave for the object in `slot`, room for a second part before it."""
-    return NULL if s.each[slot] == NULL else s.each[slot] - <size_t>s.head * s.stride
+    return s.each[slot] - <size_t>s.head * s.stride
 
 cdef inline char *slab_single(const slab_t *s, uint32_t slot) noexcept nogil:
     """With `exact`: memory of its own for an object. Its slot stands before it if it has a second part."""
@@ -86,29 +89,20 @@ cdef inline char *slab_single(const slab_t *s, uint32_t slot) noexcept nogil:
     return <char *>p
 
 cdef inline void slab_free(slab_t *s) noexcept nogil:
-    cdef size_t i
+    cdef uint32_t i
     if s.each != NULL:
         for i in range(s.fresh):
-            free(slab_block(s, i))
+            if slab_holds(s, i):
+                free(slab_block(s, i))
     free(s.each)
-    free(s.spare)
     if s.map != NULL:
         munmap(s.map, slab_mapped(s))
     memset(s, 0, sizeof(slab_t))
 
 cdef inline int slab_grow(slab_t *s) noexcept nogil:
     """Memory for more slots, touched now: page faults come here and not in the middle of a packet."""
-    cdef uint32_t n = min(<uint32_t>STEP, s.limit - s.ready), room
+    cdef uint32_t n = min(<uint32_t>STEP, s.limit - s.ready)
     cdef size_t at = <size_t>s.ready * s.stride, to = at + <size_t>n * s.stride
-    cdef void *p = NULL
-    if s.ready + n > s.room:
-        room = 2 * s.room if s.room else STEP
-        p = realloc(s.spare, <size_t>room * sizeof(uint32_t))
-        if p == NULL:
-            return -1
-        s.bytes += <uint64_t>(room - s.room) * sizeof(uint32_t)
-        s.spare = <uint32_t *>p
-        s.room = room
     if not s.exact:
         s.bytes += to - at
         while at < to:
@@ -118,10 +112,12 @@ cdef inline int slab_grow(slab_t *s) noexcept nogil:
     return 0
 
 cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
-    """An object with whatever its last user left in it. NULL: limit reached or out of memory."""
+    """An object with whatever its last user left in it, but for its first bytes. NULL: limit reached or out of memory."""
     cdef char *p
+    cdef uint32_t before = 0
     if s.n_spare:
-        slot[0] = s.spare[s.n_spare - 1]
+        slot[0] = s.spare
+        before = <uint32_t>(<uintptr_t>s.each[s.spare] >> 1) if s.exact else (<uint32_t *>slab_at(s, s.spare))[0]
     elif s.fresh == s.limit or (s.fresh == s.ready and slab_grow(s) < 0):
         return NULL
     else:
@@ -136,6 +132,7 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
         s.bytes += s.size
     if s.n_spare:
         s.n_spare -= 1
+        s.spare = before
     else:
         s.fresh += 1
     return slab_at(s, slot[0])
@@ -143,7 +140,9 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
 cdef inline void slab_give(slab_t *s, uint32_t slot) noexcept nogil:
     if s.exact:
         free(slab_block(s, slot))
-        s.each[slot] = NULL
+        s.each[slot] = <char *>(<uintptr_t>s.spare << 1 | 1)
         s.bytes -= s.size
-    s.spare[s.n_spare] = slot
+    else:
+        (<uint32_t *>slab_at(s, slot))[0] = s.spare
+    s.spare = slot
     s.n_spare += 1

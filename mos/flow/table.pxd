@@ -4,14 +4,15 @@
 Flows stand in a queue from which the first is evicted. One that was used since it came there goes to the end once instead
 ("second chance"): so a packet marks its flow and touches no other, where a list kept in order would touch three.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MIN, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport FLOW_BYTES, FLOW_EMBRYONIC, QUEUE_OTHERS, QUEUE_USED, alias_t, flow_cold, flow_cold_t, flow_t
 from mos.flow.key cimport key_equal, key_hash
-from mos.flow.slab cimport slab_at, slab_t
+from mos.flow.slab cimport slab_at, slab_holds, slab_t
 from mos.net.packet cimport key_t, prefetch, prefetch_lines
 
 cdef enum:
     NIL = 0xffffffff        # no slot
+    ASIDE = 16              # flows further on one is fetched when all are gone through
     ALIAS_REF = 0x80000000  # this bit in entry_t.ref: a slot of `names`, not of `flows`
 
 cdef struct entry_t:
@@ -53,7 +54,6 @@ cdef flow_t *table_create(table_t *t, const key_t *k, bint embryonic) noexcept n
 cdef void table_remove(table_t *t, flow_t *f) noexcept nogil
 cdef int table_alias(table_t *t, flow_t *f, const key_t *k, uint8_t client_hi, uint16_t position) noexcept nogil
 cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil
-cdef flow_t **table_by_age(table_t *t) noexcept nogil
 
 cdef inline flow_t *table_at(const table_t *t, uint32_t slot) noexcept nogil:
     """The flow in `slot`, which must be in use."""
@@ -112,6 +112,15 @@ cdef inline void lru_append(table_t *t, flow_t *f, int which) noexcept nogil:
     else:
         flow_cold(table_at(t, c.lru_prev)).lru_next = slot
     t.youngest[which] = slot
+
+cdef inline flow_t *flow_in(const table_t *t, uint32_t slot) noexcept nogil:
+    """The flow in a slot that was handed out before; NULL: it is free, or holds none."""
+    cdef flow_t *f
+    if slot & (t.flows.group - 1) < t.flows.head or (t.flows.exact and not slab_holds(&t.flows, slot)):
+        return NULL
+    f = table_at(t, slot)
+    prefetch(&f[ASIDE].last_ns)
+    return f if f.last_ns != INT64_MIN else NULL
 
 cdef inline void table_touch(flow_t *f) noexcept nogil:
     """`f` was used."""

@@ -1,8 +1,8 @@
 """The flow table: a keyed hash index over slabs of flows and aliases, and the LRU lists."""
 import os
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.stdint cimport INT64_MIN, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from mos.flow.flow cimport (
     FLOW_BYTES, FLOW_EMBRYONIC, FLOW_GROUP, FLOW_HEAD, QUEUE_OTHERS, alias_t, flow_cold, flow_cold_t, flow_more, flow_names,
@@ -171,7 +171,7 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
     lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
     free(f.more)
     f.more = NULL
-    flow_cold(f).id = 0
+    f.last_ns = INT64_MIN
     t.n_flows -= 1
     slab_give(&t.flows, slot)
 
@@ -254,28 +254,6 @@ cdef int table_reserve(table_t *t, uint32_t flows) noexcept nogil:
     return 0
 
 
-cdef int older(const void *a, const void *b) noexcept nogil:
-    cdef const flow_t *f = (<flow_t **>a)[0]
-    cdef const flow_t *g = (<flow_t **>b)[0]
-    return (f.last_ns > g.last_ns) - (f.last_ns < g.last_ns) or (flow_cold(f).id > flow_cold(g).id) - (flow_cold(f).id < flow_cold(g).id)
-
-
-cdef flow_t **table_by_age(table_t *t) noexcept nogil:
-    """All flows, the one idle for longest first, NULL behind the last; the caller frees the array. NULL: out of memory."""
-    cdef flow_t **all = <flow_t **>malloc((<size_t>t.n_flows + 1) * sizeof(flow_t *))
-    cdef flow_t *f = table_first(t)
-    cdef size_t n = 0
-    if all == NULL:
-        return NULL
-    while f != NULL:
-        all[n] = f
-        n += 1
-        f = table_next(t, f)
-    all[n] = NULL
-    qsort(all, n, sizeof(flow_t *), older)
-    return all
-
-
 cdef int load_key(bytes raw, key_t *k) except -1:
     if len(raw) != sizeof(key_t):
         raise UsageError(f"a flow key has {sizeof(key_t)} bytes, not {len(raw)}")
@@ -348,7 +326,7 @@ cdef class FlowTable:
             flows += 1
             used += 1
             slot, id = table_slot(t, f), flow_cold(f).id
-            assert table_at(t, slot) == f and id, f"flow {id}: slot"
+            assert table_at(t, slot) == f and flow_in(t, slot) == f and id, f"flow {id}: slot"
             assert table_find(t, &f.key, &via) == f and via == NULL, f"flow {id}: not found by its key"
             assert flow_cold(f).lru_prev in (before, NIL), f"flow {id}: LRU list"
             before = slot

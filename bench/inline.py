@@ -6,6 +6,7 @@ copied. Rates are medians over the rounds; a packet's CPU time is the forwarder'
 """
 import argparse
 import json
+import os
 import re
 import shutil
 import signal
@@ -24,6 +25,18 @@ RULES = ROOT / "examples" / "inline" / "rules.toml"
 BOXES = {"mos": [], "mos monitor": ["monitor"], "mos firewall": ["firewall", "--set", f"firewall.rules={RULES}"]}
 FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1",
               "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
+# mos in an event loop's turns: what each batch waits for is the loop.
+LOOPS = {"mos asyncio": "asyncio", "mos uvloop": "uvloop"}
+LOOP = """
+import asyncio, sys, mos
+async def main():
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    async with mos.inline("m0:m1"):
+        loop.add_signal_handler(15, over.set)
+        loop.call_soon(lambda: print("running", flush=True))
+        await over.wait()
+__import__(sys.argv[1]).run(main())
+"""
 # Load: what the hosts leave to their cards, arms, what is wanted of whom against whom: so many times at least, latency at most.
 LOADS = {
     "tcp": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos monitor", "C ring", 0.9)]),
@@ -31,7 +44,7 @@ LOADS = {
               [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
     "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"],
             [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
-    "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor"], [("mos", "C ring", 1.15)]),
+    "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor", *LOOPS], [("mos", "C ring", 1.15), ("mos uvloop", "C ring", 1.5)]),
 }
 KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
 # Whoever gets the flood takes it and drops it: without, his kernel answers each datagram that nobody wanted, at our cost.
@@ -89,7 +102,19 @@ class Mos:
         return stats["cpu_seconds"] / max(stats["packets_in"], 1) * 1e9
 
 
+class InLoop:
+    def __init__(self, bed, loop):
+        self.process = bed.box.start(sys.executable, "-c", LOOP, loop, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert self.process.stdout.readline() == "running\n", self.process.stderr.read()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=20)
+
+
 def start(arm, bed, programs):
+    if arm in LOOPS:
+        return InLoop(bed, LOOPS[arm])
     if arm == "bridge":
         return Bridge(bed)
     if arm in FORWARDERS:

@@ -377,7 +377,7 @@ class Engine:
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon,
                 "packets_per_cpu_second": round(c["packets_in"] / self.cpu_seconds) if self.cpu_seconds else 0,
                 "peak_flows": table["peak"], "flow_bytes": self._flow_bytes(table, c["reassembly"]["peak"])}
-        if self.source is not None and self.source.live:
+        if hasattr(self.source, "stats"):       # a port's, or a tap's
             out["ports"] = self.source.stats()
         out["observers"] = self.observers.counters() if self.observers is not None else {}
         rest = {k: v for k, v in c.items() if k not in out} | {"table": c["flows"], "state": self.slots.counters(),

@@ -1,5 +1,6 @@
 """mos/io/live.py and `mos run -i`: what may be named, taps of every kind, verdicts between two interfaces, how it ends."""
 import json
+import os
 import re
 import shutil
 import signal
@@ -211,11 +212,23 @@ def test_what_libpcap_alone_can_open(bed, name):
         with Running(bed, "monitor", "--for", "2", interfaces=name) as running:     # only ticks end it: no more packets come
             for _ in range(5):
                 maker.stdin.write(packet + "\n")
-            running.wait()
+            stats = running.wait()
         assert re.search(r":9 +udp", running.out), running.said
+        assert stats["ports"][name]["received"] >= 5 and stats["ports"][name]["kernel_drops"] == 0
     finally:
         maker.kill()
         maker.communicate()
+
+
+def test_a_terminal_is_told_while_it_runs(bed):
+    ours, theirs = os.openpty()
+    process = bed.box.start(*MOS, "run", "-i", "m0:m1", "--for", "1", stderr=theirs, env=os.environ | {"PYTHONPATH": str(HERE.parent)})
+    os.close(theirs)
+    assert process.wait(20) == 0
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
+    process.stdout.close()
+    assert re.search(r"\r\x1b\[K\d+ packets, .*/s", said) and re.search(r"\r\x1b\[Kmos: \d+ packets?, \d+ flow", said)
 
 
 def test_it_ends_after_so_many_seconds_or_packets(bed):

@@ -41,6 +41,12 @@ def test_it_is_drawn_ten_times_a_second_and_taken_away():
     assert out.getvalue().endswith("left\r\x1b[K")
 
 
+def test_what_was_lost_is_told():
+    out = io.StringIO()
+    Progress(SimpleNamespace(progress=(9, 0), lost=7), out, clock=lambda: 1.0).show(9)
+    assert out.getvalue().endswith("9 packets, -/s, 7 lost")
+
+
 def test_a_compressed_file_is_measured_as_it_is_stored(tmp_path):
     path = tmp_path / "x.pcap.gz"
     path.write_bytes(gzip.compress((PCAPS / "http_two.pcap").read_bytes()))

@@ -180,10 +180,8 @@ def test_a_worker_that_is_gone_ends_the_run(bed, box):
 
 
 def test_time_is_up_for_all(bed, box):
-    with Running(bed, box, "--workers", 2, "--for", 1) as running:
-        expected = talk(bed, 2)
-        running.wait()
-    assert Counter(running.out.splitlines()) == Counter(expected)
+    with Running(bed, box, "--workers", 2, "--for", 0.3) as running:
+        assert running.wait()["workers"] == 2
 
 
 @pytest.mark.parametrize("words, reason", [

@@ -1,4 +1,4 @@
-"""The progress bar: share of the input read, rate, time left. By position in the file, which is all that is known ahead."""
+"""The progress bar: share of the input read, rate, time left, by position in the file. Live, the rate and what is lost."""
 import time
 
 INTERVAL = 0.1      # seconds between two drawings: faster is not read
@@ -19,7 +19,9 @@ class Progress:
         if self.drawn is not None and now - self.drawn < INTERVAL:
             return
         self.drawn = now
-        self.stream.write("\r\x1b[K" + line(packets, now - self.start, *self.source.progress))
+        lost = getattr(self.source, "lost", 0)
+        text = line(packets, now - self.start, *self.source.progress) + (f", {lost} lost" if lost else "")
+        self.stream.write("\r\x1b[K" + text)
         self.stream.flush()
 
     def clear(self):
@@ -27,6 +29,7 @@ class Progress:
         if self.drawn is not None:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
+            self.drawn = None
 
 
 def line(packets, seconds, done, total):

@@ -167,11 +167,11 @@ class Run:
         if args.verbose:
             print("\n".join(chain.describe()), file=sys.stderr)
         record = Writer.recorder(args.record, settings.truth, args.interface.split(":")) if args.record else None
-        if not (args.quiet or args.no_progress or args.interface) and sys.stderr.isatty():
+        if not (args.quiet or args.no_progress or (args.interface and args.workers > 1)) and sys.stderr.isatty():
             self.progress = Progress(self.source, sys.stderr)
         try:
             self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write, record=record,
-                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=complain, on_error=self.handler_raised)
+                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=self.notice, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
 
@@ -203,10 +203,16 @@ class Run:
             if writer is not None:
                 writer.flush()      # a full disk or a reader that has gone ends the run now, not at its end
 
+    def notice(self, text):
+        """What happens in a live run, on a line of its own."""
+        if self.progress is not None:
+            self.progress.clear()
+        complain(text)
+
     def handler_raised(self, name, what, packet, exc):
         """A handler's first exception in a live run, which goes on; further ones are only counted."""
         where = f"packet {packet}, {what}" if packet else what
-        complain(UserCodeError(f"{name} raised {type(exc).__name__} at {where}: {exc} (told once; counted in bus.errors of --stats)", exc))
+        self.notice(UserCodeError(f"{name} raised {type(exc).__name__} at {where}: {exc} (told once; counted in bus.errors of --stats)", exc))
 
     def tell(self, code, position, reason, packet, now, flow):
         """One verdict, on stderr."""
@@ -258,7 +264,6 @@ class Run:
             if self.service is not None:
                 self.service.stopping()
             if self.args.interface:
-                self.ports = self.source.stats() if self.source.live else {}
                 self.source.close()
         return None if self.stop.signal else damage
 

@@ -4,8 +4,10 @@ import time
 
 from mos.errors import UsageError
 from mos.io.interfaces import has_ethernet, must_exist, names, no_permission
+from mos.io.pcap import Source
 from mos.io.port import Live
 from mos.io.shared import SharedPorts
+from mos.io.source import Packets
 
 SNAPLEN = 262144        # the longest frame a capture may hold
 WAIT_MS = 100           # how long packets are gathered, and a tick where none come
@@ -35,12 +37,14 @@ def open_live(what, workers=1):
 
 
 def through_libpcap(name, workers=1):
-    """A tap through libpcap, which knows every kind of interface; µs time stamps, packet by packet."""
+    """A tap through libpcap, which knows every kind of interface; µs time stamps, packet by packet.
+
+    Frames of `any` are what libpcap makes of them unasked: Linux cooked ones of the first version, which name no interface.
+    """
     if workers > 1:
         raise UsageError(f"--workers cannot be used here: a tap of {name} goes through libpcap, which shares nothing out")
     import pcapy
 
-    from mos.io.source import open_source
     try:
         reader = pcapy.open_live(name, SNAPLEN, 1, WAIT_MS)
         reader.setnonblock(1)       # else libpcap waits for packets however long, whatever the time-out
@@ -49,7 +53,38 @@ def through_libpcap(name, workers=1):
             raise no_permission(name) from None
         raise UsageError(f"{name} cannot be opened: {e}") from e
     linktype = reader.datalink()
-    return open_source(packets(reader, pcapy.PcapError), linktype=LINKTYPES.get(linktype, linktype))
+    tap = Tap(reader=Packets(packets(reader, pcapy.PcapError), LINKTYPES.get(linktype, linktype)), name=name)
+    tap.counts = Counts(reader)
+    tap.interface = name
+    return tap
+
+
+class Tap(Source):
+    """A capture that libpcap makes as it goes, with its counters as those of a port."""
+
+    @property
+    def lost(self):
+        """Packets that were dropped because we were late."""
+        return self.counts.read()[1]
+
+    def stats(self):
+        received, lost = self.counts.read()
+        return {self.interface: {"received": received, "sent": 0, "kernel_drops": lost, "truncated": 0, "unsent": {}}}
+
+
+class Counts:
+    """What libpcap has counted, in total: its own numbers have 32 bits."""
+
+    def __init__(self, reader):
+        self.reader, self.last, self.totals = reader, (0, 0), (0, 0)
+
+    def read(self):
+        """(received, dropped by the kernel and by the interface)."""
+        received, dropped, by_interface = self.reader.stats()
+        now = (received, dropped + by_interface)
+        self.totals = tuple(total + (n - last) % (1 << 32) for total, n, last in zip(self.totals, now, self.last))
+        self.last = now
+        return self.totals
 
 
 def packets(reader, failure):

@@ -3,7 +3,7 @@
 from libc.errno cimport EAGAIN, EBADF, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXIO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.io.aside cimport aside_t
-from mos.io.ring cimport iovec, mmsghdr
+from mos.io.ring cimport VNET, iovec, mmsghdr
 from mos.net.packet cimport pkt_t
 
 cdef enum:              # Port.send, ored
@@ -90,3 +90,12 @@ cdef class Live(Port):
 cdef class Memory(Port):
     cdef readonly list packets, sent
     cdef uint64_t next, number
+
+cdef inline void queue(Live live, side_t *o, uint8_t *at, uint32_t n, bint offloaded) noexcept nogil:
+    """A frame with its virtio header at `at` is to be sent. What offloads nothing goes without: the kernel has less to do."""
+    cdef int fd = o.tx if offloaded else o.plain_tx
+    if o.waiting == BATCH or (o.waiting and fd != o.out_fd):
+        live.transmit(o)
+    o.out_fd, o.out_head = fd, VNET if offloaded else 0
+    o.out_iov[o.waiting].iov_base, o.out_iov[o.waiting].iov_len = at + VNET - o.out_head, o.out_head + n
+    o.waiting += 1

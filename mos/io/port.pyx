@@ -402,6 +402,11 @@ cdef class Live(Port):
         """As a capture's: how much there is in all, nobody knows."""
         return self.packets, 0
 
+    @property
+    def lost(self):
+        """Packets that found the rings full, because we were late."""
+        return sum(counts["kernel_drops"] for counts in self.stats().values())
+
     def stats(self):
         """Counters by interface."""
         cdef side_t *o
@@ -443,16 +448,6 @@ cdef class Live(Port):
 
     def __exit__(self, *exc):
         self.close()
-
-
-cdef inline void queue(Live live, side_t *o, uint8_t *at, uint32_t n, bint offloaded) noexcept nogil:
-    """A frame with its virtio header at `at` is to be sent. What offloads nothing goes without: the kernel has less to do."""
-    cdef int fd = o.tx if offloaded else o.plain_tx
-    if o.waiting == BATCH or (o.waiting and fd != o.out_fd):
-        live.transmit(o)
-    o.out_fd, o.out_head = fd, VNET if offloaded else 0
-    o.out_iov[o.waiting].iov_base, o.out_iov[o.waiting].iov_len = at + VNET - o.out_head, o.out_head + n
-    o.waiting += 1
 
 
 cdef class Memory(Port):

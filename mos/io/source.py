@@ -44,7 +44,7 @@ def open_source(what, *, linktype=1, max_bytes=MAX_BYTES):
     if hasattr(what, "readinto") or hasattr(what, "read"):
         return _from_object(what, str(getattr(what, "name", "capture")), max_bytes)
     if isinstance(what, Iterable):
-        return Source(reader=_Packets(what, linktype), name="packets")
+        return Source(reader=Packets(what, linktype), name="packets")
     raise UsageError(f"cannot read packets from {type(what).__name__}: give a file name, `-`, an open binary file or "
                      "an iterable of (ts_ns, frame)")
 
@@ -206,7 +206,7 @@ class _Unpacked:
         return True
 
 
-class _Packets:
+class Packets:
     """readinto() over packets made in Python, as a little-endian pcapng with ns time stamps."""
     # Section Header Block, then an Interface Description Block with if_tsresol 9.
     SECTION = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)

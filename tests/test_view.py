@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mos import run
 from mos.errors import StaleFlow
-from mos.events import spec
+from mos.events import FlowStart, StreamData, on, spec
 from mos.flow import view
+from mos.testing import merge, udp
 
 cy = driver.load("views_driver")
 A, B = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
@@ -190,3 +192,37 @@ def test_both_directions_have_one_community_id(one, other, same_host):
     there = view.community_id(17, 4, one[0], other[0], one[1], other[1])
     assert there == view.community_id(17, 4, other[0], one[0], other[1], one[1])
     assert there != view.community_id(6, 4, one[0], other[0], one[1], other[1])
+
+
+def flows_alive():
+    return sum(type(o) is view.Flow for o in gc.get_objects())
+
+
+def test_a_flow_looked_at_in_its_first_event_needs_no_memory_for_that():
+    """But one that somebody keeps, be it by a weak reference, is the same as long as the flow lives."""
+    kept, weak, same, most = {}, weakref.WeakKeyDictionary(), [], []
+
+    @on(FlowStart)
+    def start(ev):
+        number = ev.flow.id
+        if number % 10 == 0:
+            kept[number] = ev.flow
+        if number % 10 == 1:
+            weak[ev.flow] = number
+        if number % 10 == 2:
+            ev.flow.timer(1000, number)
+        most.append(flows_alive())
+
+    @on(StreamData)
+    def data(ev):
+        if not ev.to_server:
+            same.append(kept.get(ev.flow.id, ev.flow) is ev.flow and weak.get(ev.flow, ev.flow.id) == ev.flow.id)
+            assert ev.flow.id % 10 != 1 or ev.flow in weak
+    before = flows_alive()
+    packets = merge(*[udp(f"10.0.{i >> 8}.{i & 255}:5", "10.1.0.1:53").wait(1).send(b"q").wait(1).reply(b"a") for i in range(200)])
+    engine = run.Engine([start, data])
+    for ns, frame in sorted(packets, key=lambda p: p[0]):
+        engine.feed(frame, ns)
+    assert max(most) - before <= 200 // 5 + 2 and len(same) == 200 and all(same) and len(kept) >= 15 and len(weak) >= 15
+    engine.close()
+    assert not weak and all(flow.ended for flow in kept.values())

@@ -21,6 +21,7 @@ cdef class Event:
     cdef const event_t *e   # NULL: stale
     cdef event_t own        # of a kept copy
     cdef bint cached        # something below holds a reference
+    cdef flow_t *viewed     # whose Flow was made for this event: it is let go after it
     cdef bytes _data
     cdef bytes _old
     cdef object _flow       # kept copies only

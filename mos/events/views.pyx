@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memset
 from mos.events.kinds cimport *
 from mos.events.ring cimport EV_DOUBTFUL, EV_KEPT, EV_MIDSTREAM, EV_REDELIVERED, event_t
 from mos.flow.flow cimport alias_t, flow_name_at, flow_names, flow_t
-from mos.flow.view cimport Flow, flow_view, ip_text
+from mos.flow.view cimport Flow, flow_view, flow_view_let_go, flow_viewed, ip_text
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN,
                              TCP_URG, key_t, pkt_is_tcp, pkt_segs, pkt_t)
 from mos.net.transport cimport icmp_has_id
@@ -396,7 +396,11 @@ cdef class Event:
             stale(self, "flow")
         if self.e == &self.own:
             return self._flow
-        return flow_view(self.e.flow, self.engine) if self.e.flow != NULL else None
+        if self.e.flow == NULL:
+            return None
+        if self.e.kind == KIND_FLOW_START and not flow_viewed(self.e.flow):     # the only event at which most flows are looked at
+            self.viewed, self.cached = self.e.flow, True
+        return flow_view(self.e.flow, self.engine)
 
     @property
     def packet(self):
@@ -496,6 +500,9 @@ cdef void view_forget(Event v) noexcept:
     v.cached = False
     v._data = v._old = None
     v._names = None
+    if v.viewed != NULL:
+        flow_view_let_go(v.viewed)
+        v.viewed = NULL
     if v._packet is not None:
         packet = <Packet>v._packet
         packet.p = NULL

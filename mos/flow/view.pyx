@@ -102,6 +102,7 @@ cdef inline object optional(uint64_t value):
     return value if value else None
 
 
+@cython.freelist(8)
 cdef class Flow:
     """A flow as its handlers see it.
 

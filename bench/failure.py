@@ -1,4 +1,4 @@
-"""`python bench/failure.py`: SIGKILL under load. How long do connections stand still with --on-failure open, what passes with closed?
+"""`python bench/failure.py`: SIGKILL under load. How long connections stand still with --on-failure open; what passes with closed.
 
 Connections between two network namespaces are read from as fast as it goes while the run between them is killed and starts again.
 A row is one round: how many of the connections had every byte, and of the silence before each read the longest and the median
@@ -119,8 +119,9 @@ def main():
                     whole, worst, median, mb = killed(bed, mode, options.connections, options.seconds, boxes)
                     met = whole == options.connections and worst <= BAR
                     missed += not met
-                    print(f"open, {mode:4}, {name:8} {whole} of {options.connections} connections whole, {mb:,.0f} MB; silence: longest "
-                          f"{worst:.2f} s, median {median:.2f} s; wanted <= {BAR:g} s: {'met' if met else 'MISSED'}", flush=True)
+                    print(f"open, {mode:4}, {name:8} {whole} of {options.connections} connections whole, {mb:,.0f} MB; "
+                          f"silence: longest {worst:.2f} s, median {median:.2f} s; "
+                          f"wanted <= {BAR:g} s: {'met' if met else 'MISSED'}", flush=True)
         for _ in range(options.rounds):
             sent, came = shut(bed)
             missed += came != 0

@@ -14,8 +14,21 @@ from dataclasses import dataclass
 from mos import privileges
 from mos.io.bridge import ALIAS, filters_bridges
 from mos.io.interfaces import (
-    ETH_P_ALL, PACKET_ADD_MEMBERSHIP, PACKET_IGNORE_OUTGOING, PACKET_MR_PROMISC, PACKET_QDISC_BYPASS, PACKET_VERSION,
-    PACKET_VNET_HDR, SIOCETHTOOL, SO_RCVBUFFORCE, SOCKET_BUFFER, SOL_PACKET, TPACKET_V2, has_ethernet, link_state)
+    ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_MR_PROMISC,
+    PACKET_QDISC_BYPASS,
+    PACKET_VERSION,
+    PACKET_VNET_HDR,
+    SIOCETHTOOL,
+    SO_RCVBUFFORCE,
+    SOCKET_BUFFER,
+    SOL_PACKET,
+    TPACKET_V2,
+    has_ethernet,
+    link_state,
+)
 from mos.io.netlink import Netlink
 
 OK, CHANGE, STOP = "ok", "change", "stop"
@@ -103,7 +116,8 @@ def promiscuity(name, link, pair):
                       f"{name} is wireless: a station sends and gets frames of its own address only; use a cable, or routing")
         return
     if link.kind in LONELY:
-        yield Finding(name, "promiscuity", STOP if pair else CHANGE, f"{name} is a {link.kind}: it gets no frames for others; use what it lies on")
+        yield Finding(name, "promiscuity", STOP if pair else CHANGE,
+                      f"{name} is a {link.kind}: it gets no frames for others; use what it lies on")
         return
     with suppress(PermissionError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s:
         try:
@@ -118,7 +132,8 @@ def users(name, link, links, addresses):
     names = {other.index: other for other in links.values()}
     master = names.get(link.master)
     if master is not None and master.alias.startswith(ALIAS):
-        yield Finding(name, "users", CHANGE, f"{name} is in {master.name}: mos runs on it with --on-failure, or was killed and will clear it up")
+        yield Finding(name, "users", CHANGE,
+                      f"{name} is in {master.name}: mos runs on it with --on-failure, or was killed and will clear it up")
     elif master is not None:
         yield Finding(name, "users", STOP, f"{name} belongs to {master.name} ({master.kind}), which forwards past every verdict",
                       f"ip link set {name} nomaster")
@@ -127,7 +142,8 @@ def users(name, link, links, addresses):
             yield Finding(name, "users", CHANGE, f"{other.name} ({other.kind}) lies on {name}: this host takes part there besides",
                           f"ip link del {other.name}")
     if link.xdp:
-        yield Finding(name, "users", CHANGE, f"an XDP program takes packets of {name} before we see them", f"ip link set {name} xdp off")
+        yield Finding(name, "users", CHANGE, f"an XDP program takes packets of {name} before we see them",
+                      f"ip link set {name} xdp off")
     for address in addresses.get(link.index, ()):
         if not ipaddress.ip_interface(address).is_link_local:
             yield Finding(name, "addresses", CHANGE, f"{name} has the address {address}: this host answers there besides, "
@@ -137,7 +153,7 @@ def users(name, link, links, addresses):
                           f"sysctl -w net/ipv6/conf/{name}/disable_ipv6=1")
     others = packet_sockets(link.index)
     if others:
-        yield Finding(name, "users", OK, f"{others} other program socket{'s' * (others > 1)} take{'s' * (others == 1)} packets of {name}, as a capture does")
+        yield Finding(name, "users", OK, f"packet sockets of others on {name}, as captures have: {others}")
 
 
 def packet_sockets(index):
@@ -163,7 +179,8 @@ def offloads(name):
     """Super-packets and unfinished checksums are no matter; packets that were merged for good are."""
     flags = ethtool(name, ETHTOOL_GFLAGS) or 0
     if flags & ETH_FLAG_LRO:
-        yield Finding(name, "offloads", CHANGE, f"{name} merges packets so that they cannot be told apart again (LRO)", f"ethtool -K {name} lro off")
+        yield Finding(name, "offloads", CHANGE, f"{name} merges packets so that they cannot be told apart again (LRO)",
+                      f"ethtool -K {name} lro off")
     on = [what for what, command in OFFLOADS.items() if ethtool(name, command)] + ["VLAN"] * bool(flags & ETH_FLAG_RXVLAN)
     yield Finding(name, "offloads", OK, f"{name} offloads {', '.join(on) or 'nothing'}: passes as it comes")
 
@@ -174,7 +191,8 @@ def both(a, b):
         yield Finding("", "mtu", OK, f"both have an MTU of {a.mtu}")
     else:
         small, large = sorted((a, b), key=lambda link: link.mtu)
-        yield Finding(small.name, "mtu", CHANGE, f"frames longer than {small.mtu} that come in at {large.name} do not leave at {small.name}",
+        yield Finding(small.name, "mtu", CHANGE,
+                      f"frames longer than {small.mtu} that come in at {large.name} do not leave at {small.name}",
                       f"ip link set {small.name} mtu {large.mtu}")
     if filters_bridges():
         yield Finding("", "bridge", CHANGE, "with --on-failure open this host's iptables rules hold for what passes",

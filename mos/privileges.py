@@ -9,7 +9,7 @@ import pwd
 
 from mos.errors import UsageError
 
-BITS = {"cap_dac_override": 1, "cap_kill": 5, "cap_setgid": 6, "cap_setuid": 7, "cap_setpcap": 8, "cap_net_admin": 12, "cap_net_raw": 13}
+BITS = {"cap_dac_override": 1, "cap_setpcap": 8, "cap_net_admin": 12, "cap_net_raw": 13}
 PORTS = ("cap_net_raw", "cap_net_admin")    # packets of a port; larger buffers than the system's limit, a bridge
 LAST = 63                                   # capabilities are numbered within 64 bits; the kernel refuses those it does not know
 

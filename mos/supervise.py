@@ -52,8 +52,8 @@ class Child:
 class Supervisor:
     """`names`: the two ports. `opens`: on failure everything passes, else nothing. `run(child)` is the run; its exit status.
 
-    `hang`: seconds without progress of one of its `workers`, `memory`: bytes of all of them that are no file's; `keep`: capabilities that it takes to
-    start the run again, None for all; `say` is told each thing that happens.
+    `hang`: seconds without progress of one of its `workers`, `memory`: bytes of all of them that are no file's;
+    `keep`: capabilities that it takes to start the run again, None for all; `say` is told each thing that happens.
     """
 
     def __init__(self, names, opens, run, *, hang, memory, workers=1, keep=privileges.PORTS, seconds=None,

@@ -81,7 +81,8 @@ def test_a_run_on_the_ports_is_no_stranger(bed):
 
 
 def test_without_privileges(bed):
-    program = "import sys; from mos import privileges; privileges.limit(); from mos.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = ("import sys; from mos import privileges; privileges.limit(); "
+               "from mos.cli.main import main; sys.exit(main(sys.argv[1:]))")
     ran = bed.box.run(sys.executable, "-c", program, "doctor", "m0:m1", check=False, env=os.environ | ENV)
     assert ran.returncode == 2 and "STOP    no permission to open interfaces (cap_net_raw)" in ran.stdout
     assert "setcap cap_net_raw,cap_net_admin+ep /" in ran.stdout and "was not tried: no permission" in ran.stdout

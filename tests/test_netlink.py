@@ -25,7 +25,8 @@ def test_links_and_addresses():
         for words in ("link add br9 type bridge", "link set m0 master br9", "link add link m1 name v5 type macvlan",
                       "address add 10.9.0.1/24 dev m1", "link set m1 mtu 1400", "link set v5 alias spare"):
             bed.box.run("ip", *words.split())
-        links, addresses = json.loads(bed.box.run(sys.executable, "-c", ASK, env=os.environ | {"PYTHONPATH": str(HERE.parent)}).stdout)
+        ran = bed.box.run(sys.executable, "-c", ASK, env=os.environ | {"PYTHONPATH": str(HERE.parent)})
+        links, addresses = json.loads(ran.stdout)
         told = {link["ifname"]: link for link in json.loads(bed.box.run("ip", "-j", "-d", "link").stdout)}
         assert len(links) == len(told)
         index = {link["name"]: link["index"] for link in links}

@@ -8,7 +8,8 @@ from mos.cli import supervised
 from mos.errors import UsageError
 
 
-@pytest.mark.parametrize("text, value", [("1024", 1024), ("8K", 8192), ("800M", 800 << 20), ("1.5G", 3 << 29), ("2GiB", 2 << 30), (4096, 4096)])
+@pytest.mark.parametrize("text, value", [
+    ("1024", 1024), ("8K", 8192), ("800M", 800 << 20), ("1.5G", 3 << 29), ("2GiB", 2 << 30), (4096, 4096)])
 def test_sizes(text, value):
     assert supervised.size(text) == value
 
@@ -22,7 +23,8 @@ def test_what_is_no_size(text):
 def test_a_second_start_writes_elsewhere(tmp_path):
     (tmp_path / "log.jsonl").touch()
     assert supervised.numbered(str(tmp_path / "log.jsonl"), 2) == str(tmp_path / "log.2.jsonl")
-    assert [supervised.numbered(path, 3) for path in (None, "-", "/dev/stderr", "new.pcap")] == [None, "-", "/dev/stderr", "new.3.pcap"]
+    same = [None, "-", "/dev/stderr"]
+    assert [supervised.numbered(path, 3) for path in (*same, "new.pcap")] == [*same, "new.3.pcap"]
 
 
 @pytest.mark.parametrize("words, said", [
@@ -41,7 +43,8 @@ def test_wrong_options_are_told(words, said):
 
 
 def test_a_chain_file_may_say_so(tmp_path):
-    (tmp_path / "chain.toml").write_text('[run]\ninterface = "nonesuch:lo"\non_failure = "open"\nhang_after = 0.2\n[[nf]]\nuse = "monitor"\n')
+    (tmp_path / "chain.toml").write_text('[run]\ninterface = "nonesuch:lo"\non_failure = "open"\nhang_after = 0.2\n'
+                                         '[[nf]]\nuse = "monitor"\n')
     assert "--hang-after takes a number of seconds" in mos("run", "-c", tmp_path / "chain.toml").stderr
     assert "nonesuch" in mos("run", "-c", tmp_path / "chain.toml", "--hang-after", "2").stderr
 

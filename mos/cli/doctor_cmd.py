@@ -18,8 +18,8 @@ MARKS = {"ok": "ok    ", "change": "change", "stop": "STOP  "}
 def add_parser(subparsers):
     """Enter the subcommand's options."""
     p = subparsers.add_parser("doctor", help="look at what a live run needs, and say what to change", epilog=EPILOG,
-                              description="Examine one interface to tap, or two to bridge: link, MTU, offloads, who else uses them, "
-                              "privileges, what the kernel can do.")
+                              description="Examine one interface to tap, or two to bridge: link, MTU, offloads, "
+                              "who else uses them, privileges, what the kernel can do.")
     p.add_argument("interface", metavar="A:B", help="two interfaces to bridge, or one to tap")
     p.add_argument("--json", action="store_true", help="findings as one line of JSON")
     p.add_argument("-q", "--quiet", action="store_true", help="only what is to be changed")

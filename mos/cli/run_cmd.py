@@ -223,7 +223,7 @@ class Run:
         print(f"{where}: {VERDICTS[code]} by {by}" + (f": {reason}" if reason else ""), file=sys.stderr)
 
     def begin(self):
-        """A live run has its ports; under a supervisor, once they are its alone. What it says and where it stood are told from now on."""
+        """A live run has its ports; under a supervisor, once they are its alone."""
         if not self.args.interface:
             return
         faulthandler.enable()       # where it stood, whatever signal ends it

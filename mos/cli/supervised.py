@@ -34,12 +34,17 @@ def delay(text):
 def add_supervision(p):
     """Enter the options of failure and privileges."""
     p.add_argument("--on-failure", metavar="WHAT",
-                   help="between two interfaces, if the run is killed, hangs, or uses too much memory: open lets everything pass unseen, "
-                   "closed nothing, until it runs again, by itself. open=new-flows: open for a chain that rewrites, whose flows then break")
-    p.add_argument("--hang-after", metavar="SECONDS", help=f"with --on-failure: without any packet worked off it has failed (default {HANG_AFTER:g})")
-    p.add_argument("--max-memory", metavar="SIZE", help="with --on-failure: more memory is a failure; 800M, 2G (default three quarters of all)")
-    p.add_argument("--user", metavar="NAME", help="live, started as root: be that user from the start, with what ports take and nothing else")
-    p.add_argument("--keep-privileges", action="store_true", help="live: do not give up all capabilities once the interfaces are open")
+                   help="between two interfaces, if the run is killed, hangs, or uses too much memory: open lets everything pass "
+                   "unseen, closed nothing, until it runs again, by itself. open=new-flows: open for a chain that rewrites, whose "
+                   "flows then break")
+    p.add_argument("--hang-after", metavar="SECONDS",
+                   help=f"with --on-failure: without any packet worked off it has failed (default {HANG_AFTER:g})")
+    p.add_argument("--max-memory", metavar="SIZE",
+                   help="with --on-failure: more memory is a failure; 800M, 2G (default three quarters of all)")
+    p.add_argument("--user", metavar="NAME",
+                   help="live, started as root: be that user from the start, with what ports take and nothing else")
+    p.add_argument("--keep-privileges", action="store_true",
+                   help="live: do not give up all capabilities once the interfaces are open")
 
 
 def check_supervision(args):
@@ -61,8 +66,9 @@ def check_failure(args, chain):
     """Raise ChainError if a chain cannot be left to a bridge: what it rewrites the other end would not know."""
     rewriting = sorted({chain.names[s.position] for s in chain.subscriptions if s.edits})
     if args.on_failure == "open" and rewriting:
-        raise ChainError(f"--on-failure open cannot be used: {' and '.join(rewriting)} rewrite{'s' * (len(rewriting) == 1)} packets, so "
-                         "established flows would break when packets pass as they are; accept that with open=new-flows, or use closed")
+        who = f"{' and '.join(rewriting)} rewrite{'s' * (len(rewriting) == 1)}"
+        raise ChainError(f"--on-failure open cannot be used: {who} packets, so established flows would break when packets pass as "
+                         "they are; accept that with open=new-flows, or use closed")
 
 
 def supervised(args, run_once):

@@ -101,8 +101,8 @@ class Netlink:
 
     def links(self):
         """Every interface there is, by name."""
-        links = (link_of(body) for kind, body in self.ask(RTM_GETLINK, NLM_F_DUMP, IFINFO.pack(0, 0, 0, 0, 0)) if kind == RTM_NEWLINK)
-        return {link.name: link for link in links}
+        told = self.ask(RTM_GETLINK, NLM_F_DUMP, IFINFO.pack(0, 0, 0, 0, 0))
+        return {link.name: link for link in (link_of(body) for kind, body in told if kind == RTM_NEWLINK)}
 
     def addresses(self):
         """{index of an interface: ["10.0.0.1/24", "fe80::1/64", …]}"""

@@ -81,7 +81,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path):
     if not shutil.which("systemd-analyze"):
         pytest.skip("the unit was NOT checked: no systemd-analyze (apt-get install systemd)")
     unit = (HERE.parent / "examples" / "inline" / "mos.service").read_text()
-    (tmp_path / "mos.service").write_text(unit.replace("/opt/mos/bin/mos", sys.executable))
+    (tmp_path / "mos.service").write_text(unit.replace("/usr/local/bin/mos", sys.executable))
     verified = subprocess.run(["systemd-analyze", "verify", tmp_path / "mos.service"], capture_output=True, text=True)
     assert verified.returncode == 0 and "mos.service" not in verified.stderr, verified.stderr
     rated = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=25",

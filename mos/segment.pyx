@@ -13,8 +13,8 @@ from mos.events.kinds cimport (
     KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, end_t,
-    flow_cold, flow_t, policy_of, reasm_at, reasm_of)
+    CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
+    FLOW_MIDSTREAM, end_t, flow_cold, flow_t, policy_of, reasm_at, reasm_of)
 from mos.flow.table cimport table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm, wheel_armed
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
@@ -28,7 +28,7 @@ from mos.tcp.reasm cimport (
     plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe, reasm_probe_again, reasm_ready, reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver, track_revive,
+    HIST_GAP, fin_passes, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver, track_revive,
     track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_trouble_t, trouble_of, trouble_t
 
@@ -328,6 +328,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
     ahead = seq_diff(ack, e.nxt)
     if e.flags & END_FIN_SENT and seq_gt(ack, e.fin_seq):
         ahead -= 1
+        e.flags |= END_FIN_PASSED
     if r != NULL and r.doubt != NULL:
         for i in range(c.pkt.nsack if side != c.s else 0):
             reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
@@ -409,6 +410,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     cdef flow_t *f = c.flow
     cdef end_t *S = &f.end[c.s]
     cdef int64_t ahead
+    fin_passes(S, c.pkt)
     if k.plan.n or k.plan.len:
         if k.bus.want_receiver >> KIND_STREAM_DATA & 1 and offer(k, c, &k.plan, c.s, AT_RECEIVER) < 0:
             return -1

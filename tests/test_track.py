@@ -1,10 +1,13 @@
 """Both ends' simulation, conversation by conversation: states, retransmissions, windows, duplicate ACKs, time-outs."""
 import pytest
+from boxes import box, drive
 from events import play, states
 
-from mos import events
+from mos import DROP, events, on
+from mos.events import PacketIn, TcpStateChange
 from mos.testing import merge, tcp
 from mos.testing.conversation import START_NS
+from mos.testing.packets import ACK, FIN
 
 A, B = "10.0.0.1:1234", "10.0.0.2:80"
 
@@ -221,3 +224,26 @@ def test_a_flow_that_speaks_is_not_idle():
     for _ in range(10):
         c.keep_alive()
     assert play(c, events.FlowEnd, close=False) == []
+
+
+def test_a_dropped_fin_takes_effect_when_it_comes_again():
+    """Neither what is sent behind it nor bytes that end at its place put it through (RFC 9293 section 3.10.7.4)."""
+    @on(PacketIn)
+    def drop(ev):
+        return DROP if ev.packet.number == 4 else None
+
+    def seen(*segments):
+        found, c = [], conn()
+        for flags, data, seq in segments:
+            c.segment("client", data, flags=flags, seq=seq)
+
+        @on(TcpStateChange)
+        def changed(ev):
+            found.append((ev.packet.number, ev.side, ev.new))
+        drive([box(drop), box(changed, observe=True)], c.packets, truth="inline")
+        return [f for f in found if f[0] > 3]
+    fin, data, later = (FIN | ACK, b"abc", 1), (ACK, b"abc", 1), (ACK, b"", 5)
+    sent, taken = (4, "client", "FIN_WAIT_1"), ("server", "CLOSE_WAIT")
+    assert seen(fin, data, later) == [sent]
+    assert seen(fin, data, fin) == [sent, (6, *taken)]
+    assert seen(fin, later, data, (FIN | ACK, b"", 4)) == [sent, (7, *taken)]

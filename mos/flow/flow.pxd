@@ -52,6 +52,7 @@ cdef enum:              # end_t.flags
     END_TS_OK = 64          # sent timestamps on its SYN
     END_SYN = 128           # its SYN was seen
     END_PEER_ONLY = 256     # base known from the peer's ACK alone
+    END_FIN_PASSED = 512    # its FIN was forwarded, or acknowledged: once reached in order it takes effect
 
 # One end of a flow, as seen from the middle. For UDP and ICMP only the counters and `offset` are used.
 cdef struct end_t:

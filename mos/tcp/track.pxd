@@ -2,8 +2,8 @@
 """Both ends of a TCP connection, moved by the segments that pass. Knows the ring, not the bus; numbers, not bytes."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from mos.events.ring cimport ring_t
-from mos.flow.flow cimport END_SYN, end_t, flow_t
-from mos.net.packet cimport pkt_t
+from mos.flow.flow cimport END_FIN_PASSED, END_FIN_SENT, END_SYN, end_t, flow_t
+from mos.net.packet cimport TCP_FIN, TCP_SYN, pkt_t
 from mos.tcp.seq cimport seq_ge
 
 cdef struct scene_t:        # what every step needs: the packet on its way and where to tell of it
@@ -30,6 +30,11 @@ cdef enum:                  # rows of the transition table; order of states.INPU
     TIMEOUT = 10
     NINPUTS = 11
     NSTATES = 11
+
+cdef inline void fin_passes(end_t *S, const pkt_t *p) noexcept nogil:
+    """`p` is forwarded: if it has the FIN of its sender, that may take effect."""
+    if p.tcp_flags & TCP_FIN and S.flags & END_FIN_SENT and S.fin_seq == p.seq + p.payload_len + (p.tcp_flags & TCP_SYN != 0):
+        S.flags |= END_FIN_PASSED
 
 cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil
 cdef void track_established(scene_t *c) noexcept nogil

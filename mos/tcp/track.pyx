@@ -5,7 +5,7 @@ from mos.events.kinds cimport (
     STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN_DONE, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
+    CLIENT, END_ACKED, END_FIN_DONE, END_FIN_PASSED, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
     END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_cold, flow_more, iss_of,
     reasm_of)
 from mos.net.packet cimport (
@@ -283,9 +283,12 @@ cdef void track_receiver(scene_t *c) noexcept nogil:
 
 
 cdef void track_fin(scene_t *c, int side) noexcept nogil:
-    """All bytes before the FIN of `side` were delivered: the FIN takes effect at its peer (RFC 9293 3.10.7.4, eighth)."""
+    """All bytes before the FIN of `side` were delivered: the FIN takes effect at its peer (RFC 9293 3.10.7.4, eighth).
+
+    Unless it was dropped: then it must come again.
+    """
     cdef end_t *e = &c.flow.end[side]
-    if not e.flags & END_FIN_SENT or e.flags & END_FIN_DONE or e.nxt != e.fin_seq:
+    if e.flags & (END_FIN_SENT | END_FIN_PASSED | END_FIN_DONE) != END_FIN_SENT | END_FIN_PASSED or e.nxt != e.fin_seq:
         return
     e.flags |= END_FIN_DONE
     track_step(c, 1 - side, RCV_FIN, AT_RECEIVER)

@@ -13,7 +13,8 @@ from mos.core cimport (
     ALTER_BARE, ALTER_GONE, ALTER_HELD, ALTER_NONE, ALTER_STREAM, DROPPED_UNSAFE, SAFE_ALL, SAFE_BARE, SAFE_HELD,
     SAFE_REWRITTEN, SAFE_URGENT, Core)
 from mos.events.bus cimport WANTS_BYTES
-from mos.flow.flow cimport END_ACKED, END_FIN_SENT, END_SEEN, FLOW_MIDSTREAM, end_t, flow_cold, flow_names, flow_t, reasm_at, reasm_of
+from mos.flow.flow cimport (
+    END_ACKED, END_FIN_SENT, END_SEEN, END_SYN, FLOW_MIDSTREAM, end_t, flow_cold, flow_names, flow_t, reasm_at, reasm_of)
 from mos.flow.remake cimport (
     MAX_BLOCKS, remake_ack, remake_bare, remake_head, remake_link, remake_not_urgent, remake_seal)
 from mos.flow.rewrite cimport frame_copy, replace_payload, rewrite_flow
@@ -76,8 +77,8 @@ cdef inline void safe_withdraw(Core k, flow_t *f, int side, uint32_t ack) noexce
     cdef reasm_t *r
     cdef seg_t **at
     cdef seg_t *s
-    if not S.flags & END_SEEN or seq_ge(ack, S.nxt):
-        return
+    if S.flags & (END_SEEN | END_SYN) != END_SEEN | END_SYN or seq_ge(ack, S.nxt):
+        return              # of a flow picked up in its middle a SYN-ACK is an old one
     r = reasm_offered(<reasm_t **>reasm_at(f, side), &k.budget, S.offset)
     S.offset -= S.nxt - ack
     S.nxt = ack

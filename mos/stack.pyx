@@ -436,7 +436,7 @@ cdef class Stack(Core):
                 else:
                     rewrite_flow(self.out, p, f, s)
             elif self.quote or not park_can_rename(self, p):
-                self.answer.verdict, self.answer.position = MOS_DROP, 65535
+                self.answer.verdict, self.answer.position, self.committed = MOS_DROP, 65535, 0
                 self.n.dropped[DROPPED_FRAGMENT] += 1
         if self.answer.verdict < MOS_DROP or self.committed:
             if p.reassembled and how != ALTER_GONE and self.dec.frags.park:

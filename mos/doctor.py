@@ -247,5 +247,5 @@ def buffers():
             most = int(f.read())
             small = most < SOCKET_BUFFER
             yield Finding("", "buffers", CHANGE if small else OK, f"net.core.{which} is {most}" + (
-                f": room for {most >> 16} super-packets instead of {SOCKET_BUFFER >> 16}, without cap_net_admin" if small else ""),
+                f": room for {most >> 16} super-packets instead of {SOCKET_BUFFER >> 16}" if small else ""),
                 f"sysctl -w net.core.{which}={SOCKET_BUFFER}" if small else "")

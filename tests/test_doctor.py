@@ -10,6 +10,8 @@ from namespaces import HERE, MOS, Bed, Running
 from mos import doctor
 from mos.io.netlink import Link
 
+with open("/proc/self/uid_map") as f:
+    OUTER = f.read().split() == ["0", "0", "4294967295"]
 ENV = {"PYTHONPATH": str(HERE.parent)}
 
 
@@ -29,7 +31,12 @@ def examined(bed, ports="m0:m1"):
     assert not ran.stderr
     told = json.loads(ran.stdout)
     assert told["status"] == ran.returncode
-    return ran.returncode, [f for f in told["findings"] if f["level"] != "ok"]
+    found = [f for f in told["findings"] if f["level"] != "ok"]
+    if os.geteuid() == 0 and OUTER:
+        return ran.returncode, found
+    # in a user namespace buffers keep to the system's limit, which nobody can change from there
+    found = [f for f in found if f["check"] != "buffers"]
+    return doctor.status([doctor.Finding(**f) for f in found]), found
 
 
 def test_nothing_to_change(bed):

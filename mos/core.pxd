@@ -156,8 +156,6 @@ cdef class Core:
     cdef uint32_t ntargets
     cdef uint8_t full_policy    # FULL_*
     cdef uint8_t safe           # SAFE_*
-    cdef int64_t adopt          # ns from the first flow on: who is picked up then may have bytes on their way that nobody saw
-    cdef int64_t began          # when that was; 0: not yet
     cdef uint8_t skip_holes     # inline, at the cap: a hole is given up, and its bytes are dropped ever after
     cdef uint8_t alter          # ALTER_*
     cdef uint8_t news           # ALTER_HELD: its ACK acknowledges more than what went before

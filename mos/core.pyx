@@ -52,7 +52,7 @@ cdef class Core:
         plan_init(&self.late)
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
-                 targets=(), full=0, straight=True, flat=False, timeouts=(), safe=0, skip_holes=0, adopt=0, limits=None,
+                 targets=(), full=0, straight=True, flat=False, timeouts=(), safe=0, skip_holes=0, limits=None,
                  selection=None, writer=None,
                  recorder=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
@@ -69,7 +69,7 @@ cdef class Core:
         self.selection, self.writer, self.recorder = selection, writer, recorder
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
-        self.full_policy, self.safe, self.skip_holes, self.adopt = full, safe, skip_holes, adopt
+        self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
         self.straight = straight and not safe and not bus.want_receiver and not bus.want_acked
         self.flat = bus.flat = flat
         self.phase = PHASE_PACKET

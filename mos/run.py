@@ -60,7 +60,6 @@ class Settings:
     safe: str = "auto"              # inline, no byte passes but as the chain saw it: auto (if a handler may block content), on, off
     holes: str = "wait"             # safe mode, beyond the caps: wait for TCP to fill the hole, or skip: its bytes never pass
     level: str = "tcp"              # flow: packets and bytes of TCP flows are counted, there are no states and no streams
-    adopt: float = 0                # safe mode, s: flows picked up so soon have bytes pass that their receiver lacks from before
     pickup: str = "data"
     checksum: str = "auto"
     overlap: str = "first"          # a policy, then NETWORK=POLICY for receiving hosts: "linux,10.0.0.0/8=windows"
@@ -170,7 +169,7 @@ class Engine:
                          plainly=s.shortcuts, overlap="drop" if s.truth == "inline" else "first"),
             FlowTable(max_flows=s.max_flows, hash_key=key), self.slots, truth=TRUTHS.index(s.truth),
             pickup=PICKUPS.index(s.pickup), verify=s.checksum != "off",
-            safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip", adopt=int(s.adopt * 1e9),
+            safe=safe_level(s, subscriptions), skip_holes=s.holes == "skip",
             policy=s.overlap_default, targets=s.overlap_targets,
             full=FULL.index(s.full), straight=s.shortcuts, flat=s.level == "flow", limits=LIMITS | s.limits,
             timeouts=[(TIMEOUTS | s.timeouts)[n] for n in (*STATES, "DATAGRAM")],

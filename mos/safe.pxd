@@ -27,6 +27,7 @@ from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
 from mos.tcp.track cimport scene_t
 
 cdef enum:
+    LONG_AGO = 1 << 30      # below any window (RFC 7323 section 2.3): whoever gets it says in an ACK what it expects
     LEAST_MSS = 536         # RFC 9293 section 3.7.1
 
 cdef inline bint safe_follows(Core k, const flow_t *f) noexcept nogil:
@@ -219,7 +220,7 @@ cdef inline int safe_bare(Core k, const pkt_t *p, const flow_t *f, int s) noexce
     cdef const end_t *R = &f.end[1 - s]
     if p.tcp_flags & (TCP_SYN | TCP_RST):
         return safe_out(k, remake_bare(k.out, p, p.seq, p.tcp_flags & <uint8_t>~TCP_URG), SAFE_BARE)
-    return safe_out(k, remake_bare(k.out, p, R.last_ack - 1 if R.flags & END_ACKED else p.seq,
+    return safe_out(k, remake_bare(k.out, p, R.last_ack - 1 if R.flags & END_ACKED else p.seq - LONG_AGO,
                                    p.tcp_flags & <uint8_t>~(TCP_FIN | TCP_PSH | TCP_URG)), SAFE_BARE)
 
 cdef inline int safe_whole(Core k, const pkt_t *p, const reasm_t *r, int64_t first, int64_t hi) noexcept nogil:
@@ -236,26 +237,6 @@ cdef inline int safe_whole(Core k, const pkt_t *p, const reasm_t *r, int64_t fir
         k.n.safe[SAFE_URGENT] += 1
     return safe_out(k, k.out_len, SAFE_REWRITTEN)
 
-cdef inline bint safe_foreign(Core k, const flow_t *f, int s) noexcept nogil:
-    """The receiver says that it lacks bytes from before we began: they were lost between whoever forwarded them and us."""
-    cdef const end_t *S = &f.end[s]
-    cdef const end_t *R = &f.end[1 - s]
-    return f.flags & FLOW_MIDSTREAM and flow_cold(f).first_ns - k.began < k.adopt and R.flags & END_ACKED \
-        and <int64_t>S.offset + seq_diff(R.last_ack, S.nxt) < 0
-
-cdef inline int safe_pass(Core k, const pkt_t *p, int64_t n, int64_t all) noexcept nogil:
-    """The first n of the packet's `all` bytes as they are, the rest when they come by themselves."""
-    cdef int link = remake_link(p)
-    cdef uint32_t at
-    if n == all:
-        return ALTER_NONE
-    if link < 0:
-        return safe_out(k, 0, 0)
-    at = remake_head(k.out, p, <uint32_t>link, p.seq, p.tcp_flags & <uint8_t>~(TCP_URG | TCP_FIN), 1)
-    memcpy(k.out + at, p.payload, <size_t>n)
-    at += <uint32_t>n
-    return safe_out(k, remake_seal(k.out, p, <uint32_t>link, at - <uint32_t>(p.l4 - p.frame), p.csum_partial), SAFE_REWRITTEN)
-
 cdef inline int safe_stream(Core k, pkt_t *p, flow_t *f, int s) noexcept nogil:
     """The packet with the bytes retained, as many of its as there are."""
     cdef end_t *S = &f.end[s]
@@ -268,8 +249,6 @@ cdef inline int safe_stream(Core k, pkt_t *p, flow_t *f, int s) noexcept nogil:
     if not safe_follows(k, f):
         k.rest = <uint64_t>end
         return safe_whole(k, p, r, first, end)
-    if first < 0 and not syn and safe_foreign(k, f, s):
-        return safe_pass(k, p, min(end, <int64_t>0) - first, p.payload_len)
     if lo < end:
         safe_run(r, &lo, &hi)
     else:

@@ -5,10 +5,12 @@ from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport AT_SENDER, event_t
-from mos.flow.flow cimport CLIENT, flow_t, reasm_at
+from mos.flow.flow cimport CLIENT, FLOW_MIDSTREAM, flow_t, reasm_at
 from mos.net.packet cimport pkt_segs, pkt_t
+from mos.pickup cimport pickup
 from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, patience, segment, tell
 from mos.state.blocks cimport slots_commit
+from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
 from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
 from mos.tcp.queue cimport reasm_t
@@ -96,6 +98,13 @@ cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) n
 cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """WAY_* of a TCP segment through its flow, straight or the long way. `fresh`: FRESH_*."""
     cdef int how = STRAIGHT_NOT
+    if f.flags & FLOW_MIDSTREAM and k.truth == TRUTH_INLINE and pickup(k, f, p, s):
+        k.plan.n = k.plan.len = 0
+        k.plan.to = k.plan.next = f.end[s].offset
+        if drain(k) < 0:
+            return WAY_FAILED
+        slots_commit(k.undo)
+        return WAY_DONE
     if k.straight and not k.safe:
         if not fresh:
             how = goes_straight(k, f, p, s)

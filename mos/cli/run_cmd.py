@@ -29,8 +29,6 @@ examples:
 RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
             "safe": str, "user": str, "level": str, "on_failure": str, "hang_after": (int, float), "max_memory": (str, int),
             "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
-# s: longer than a bridge and we take to change places, and less than Linux waits before it says lost bytes for the fourth time
-ADOPT = 5
 REPLAYED = ("filter", "checksum", "overlap", "level", "pickup", "truth", "safe", "tunnels", "max_flows")
 
 
@@ -455,7 +453,7 @@ def settings_of(args, extra, live=False, truth=None):
         said = {"truth": truth} | said
     if live:
         on_raise = "fail_closed" if args.on_failure == "closed" else "fail_open"
-        said = {"raise_errors": False, "on_raise": on_raise, "adopt": ADOPT} | said
+        said = {"raise_errors": False, "on_raise": on_raise} | said
     if args.filter:
         said["bpf"] = args.filter
     if args.tunnels is not None:

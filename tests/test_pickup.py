@@ -1,4 +1,4 @@
-"""Flows that were under way when the chain came to stand in them: none stalls, whatever was in flight, and nothing passes unseen."""
+"""Flows that were under way when the chain came to stand in them: none stalls, whatever is in flight; nothing passes unseen."""
 import subprocess
 import sys
 import time
@@ -68,9 +68,10 @@ def test_what_has_passed_before_is_no_hole(tmp_path):
 
 
 def test_nothing_slips_in_before_the_beginning(tmp_path):
-    """A sender begins ahead of what the receiver expects, to fill the hole behind the chain's back: the chain sees it first."""
+    """A sender begins ahead of what the receiver expects, to fill the hole behind the chain's back: it is seen first."""
     c = tcp(A, B).segment("client", b"later", offset=4, flags="A").segment("client", b"evil", offset=0, flags="A")
-    c.segment("server", ack=1, flags="A").segment("client", b"evil", offset=0, flags="A").segment("client", b"later", offset=4, flags="A")
+    c.segment("server", ack=1, flags="A").segment("client", b"evil", offset=0, flags="A")
+    c.segment("client", b"later", offset=4, flags="A")
     told, out = seen_by(under_way(c, set()), tmp_path)
     assert b"evil" not in b"".join(s.data for s in out) and (0, b"evil") in told
 

@@ -4,12 +4,13 @@ A handler set is an interned, immutable table of rows (moment, kind, direction);
 and detaching move the flow from set to set, so memory grows with distinct sets, not with flows.
 """
 from libc.stdlib cimport calloc, free
+from posix.stdlib cimport posix_memalign
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
-from mos.events.sets cimport MOMENTS, MOVES, ROWS, move_at, move_key, move_t, set_change, set_free, set_open
+from mos.events.sets cimport MOMENTS, MOVES, ROWS, move_at, move_key, move_t, order_of, set_change, set_free, set_mark, set_open
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from collections.abc import Hashable
@@ -120,7 +121,8 @@ cdef class Bus:
         self.handlers = <handler_t *>calloc(len(subscriptions) + 1, sizeof(handler_t))
         self.nodes = <node_t *>calloc(sum([len(s.predicates) for s in subscriptions]) + 1, sizeof(node_t))
         self.sets_cap = max(1, sets_cap)
-        self.sets = <set_t *>calloc(self.sets_cap, sizeof(set_t))
+        if posix_memalign(<void **>&self.sets, 64, self.sets_cap * sizeof(set_t)):
+            self.sets = NULL
         self.places = <place_t *>calloc(len(subscriptions) + 1, sizeof(place_t))
         self.moves = <move_t *>calloc(MOVES, sizeof(move_t))
         self.slots = <PyObject **>calloc((len(subscriptions) + 1) * NKINDS, sizeof(PyObject *))
@@ -222,8 +224,8 @@ cdef class Bus:
             for i in rows[row]:
                 self.places[i].rows[row >> 6] |= <uint64_t>1 << (row & 63)
                 if self.handlers[i].attached:
-                    first.order[n] = i
-                    first.mask |= <uint64_t>1 << (row // 2 % NKINDS)
+                    order_of(&first)[n] = i
+                    set_mark(&first, row)
                     n += 1
         first.start[ROWS] = n
         self.intern(sum([1 << i for i in range(self.nhandlers) if self.handlers[i].attached]), &first)

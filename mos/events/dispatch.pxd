@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """From an event to the handlers that want it, in walking order, and from their answers to one verdict: the part without Python."""
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t
 from mos.events.bus cimport (
     MOS_HOLD, WANTS_BYTES, Bus, answer_t, ask_predicate, bus_take_gil, hand_out, handler_t, node_t, rank_of, settle)
 from mos.events.call cimport call_python
@@ -8,7 +8,7 @@ from mos.events.filtervm cimport filter_run
 from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_RESET, action_t
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_SENDER, event_t
-from mos.events.sets cimport set_t
+from mos.events.sets cimport set_row, set_t
 from mos.flow.flow cimport flow_names
 
 ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
@@ -41,15 +41,16 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
     """Ask every handler of `e` and merge into `a`. -1: a handler raised and the run is to stop."""
     cdef set_t *s = &b.sets[e.flow.set_id if e.flow != NULL else 0]
     cdef uint32_t row = (e.at * NKINDS + e.kind) * 2 + e.to_server
-    cdef uint32_t i = s.start[row], end = s.start[row + 1]
+    cdef uint32_t i = 0, n
+    cdef const uint16_t *order = set_row(s, row, &n)
     cdef handler_t *h
     cdef action_t act
     cdef int rank, verdict
-    if i == end:
+    if n == 0:
         return 0
     b.serial += 1
-    while i < end:
-        h = &b.handlers[s.order[i]]
+    while i < n:
+        h = &b.handlers[order[i]]
         i += 1
         rank = rank_of(b, h, e)
         if a.stopped and rank > a.rank and not h.observe:

@@ -34,8 +34,8 @@ test: $(VENV)/.test build  ## build, install what the tests need, run them all
 judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: ours against the kernel's (4 GiB in 10 to 20 minutes)
 	$(BIN)/python tests/judge/judge.py --seeds $(SEEDS) --bytes $(BYTES)
 
-safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see (ten minutes)
-	$(BIN)/python tests/safety.py --cases $(CASES)
+safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see; KERNEL=1: real ones
+	$(BIN)/python tests/safety$(if $(KERNEL),_kernel).py --cases $(CASES)
 
 resets: $(VENV)/.test build  ## reset 10,000 live connections in every state on wires that lose packets: none may stay half-open
 	$(BIN)/python bench/resets.py $(ARGS)

@@ -327,8 +327,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
         return 0
     ahead = seq_diff(ack, e.nxt)
     if e.flags & END_FIN_SENT and seq_gt(ack, e.fin_seq):
-        ahead -= 1
-        e.flags |= END_FIN_PASSED
+        ahead, e.flags = ahead - 1, e.flags | END_FIN_PASSED
     if r != NULL and r.doubt != NULL:
         for i in range(c.pkt.nsack if side != c.s else 0):
             reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),

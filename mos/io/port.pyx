@@ -12,7 +12,7 @@ from posix.mman cimport MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WR
 
 from mos.io.ring cimport (
     MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
-    TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, getsockopt,
+    TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, getsockopt, huge,
     poll, pollfd, put_header, put_tag_back, real_time, recvmmsg, sendmmsg, slot_return, slot_status,
     tpacket2_hdr, virtio_net_hdr)
 from mos.net.packet cimport prefetch
@@ -64,7 +64,7 @@ cdef class Live(Port):
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.copies = <uint8_t *>malloc(COPIES * COPY_SIZE)
+        self.copies = <uint8_t *>huge(COPIES * COPY_SIZE)
         self.arena = <uint8_t *>malloc(ARENA)
         self.big = <mmsghdr *>calloc(COPIES, sizeof(mmsghdr))
         self.big_iov = <iovec *>calloc(COPIES, sizeof(iovec))

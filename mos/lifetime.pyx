@@ -61,6 +61,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         f.flags |= FLOW_MIDSTREAM
     use_set(k.bus, f, 0)
     flow_cold(f).first_ns = f.last_ns = k.now
+    f.rtt_us = <uint32_t>(<uint64_t>k.now // 1000)
     if slots_open(k.layout, f) < 0:
         table_remove(k.table, f)
         orphan(k, p, ORPHAN_TABLE_FULL)

@@ -29,7 +29,7 @@ from mos.net.packet cimport (
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, express, look_ahead, pass_by
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, NEAR, express, look_ahead, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
@@ -52,7 +52,6 @@ cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
 
 cdef enum:
-    NEAR = 8                # a flow is fetched so many packets ahead: some 500 ns, several memory latencies
     TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
     TICK_NS = 50_000_000    # live, where a batch may be one packet; signals, links and deadlines are seen to as often
 
@@ -393,7 +392,7 @@ cdef class Stack(Core):
         g.flags &= ~FLOW_MIDSTREAM
         use_set(self.bus, g, 0)
         g.end[CLIENT].flags |= END_SYN
-        flow_cold(g).first_ns = t.syn_ns
+        flow_cold(g).first_ns, g.rtt_us = t.syn_ns, <uint32_t>(<uint64_t>t.syn_ns // 1000)
         history_add(g, CLIENT, HIST_SYN)
         return self.flow_packet(p, FRESH_ANSWERS)
 

@@ -112,7 +112,7 @@ cdef struct flow_t:
     uint8_t  flags          # FLOW_*
     uint8_t  queued         # QUEUE_*
     uint8_t  spare          # position of the NF whose verdict stopped it
-    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known
+    uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known; before FLOW_ESTABLISHED: when the SYN came, us (wraps)
     end_t    end[2]         # CLIENT, SERVER
     int64_t  last_ns
     more_t  *more           # what few flows need, NULL until then

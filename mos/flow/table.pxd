@@ -124,7 +124,8 @@ cdef inline flow_t *flow_in(const table_t *t, uint32_t slot) noexcept nogil:
 
 cdef inline void table_touch(flow_t *f) noexcept nogil:
     """`f` was used."""
-    f.queued |= QUEUE_USED
+    if not f.queued & QUEUE_USED:       # else its line need not be written
+        f.queued |= QUEUE_USED
 
 cdef inline void table_promote(flow_t *f) noexcept nogil:
     """`f` is embryonic no longer. It changes queues when it is its turn to be evicted."""

@@ -263,7 +263,7 @@ cdef class Flow:
     def rtt(self):
         """SYN to SYN-ACK to ACK in seconds, None if the handshake was not seen."""
         live(self, "rtt")
-        return self.f.rtt_us / 1e6 if self.f.rtt_us else None
+        return self.f.rtt_us / 1e6 if self.f.rtt_us and self.f.flags & FLOW_ESTABLISHED else None
 
     @property
     def history(self):

@@ -6,7 +6,7 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_PASSED, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK, END_SEEN,
-    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_cold, flow_more, iss_of,
+    END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_more, iss_of,
     reasm_of)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
@@ -62,7 +62,7 @@ cdef void track_established(scene_t *c) noexcept nogil:
     if f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         return
     f.flags |= FLOW_ESTABLISHED
-    f.rtt_us = <uint32_t>min(<int64_t>((c.now - flow_cold(f).first_ns) // 1000), <int64_t>0xffffffff)
+    f.rtt_us = <uint32_t>(<uint64_t>c.now // 1000) - f.rtt_us
     ring_add(c.ring, c.want, KIND_FLOW_ESTABLISHED, f, c.pkt, c.now, c.s, c.to_server)
 
 

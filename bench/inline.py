@@ -23,6 +23,8 @@ from namespaces import SERVER, Bed, Running, why_not  # noqa: E402
 
 RULES = ROOT / "examples" / "inline" / "rules.toml"
 BOXES = {"mos": [], "mos monitor": ["monitor"], "mos firewall": ["firewall", "--set", f"firewall.rules={RULES}"]}
+SIX = ["firewall", "monitor", "accounting", "portscan", "ids", "volume"]
+BOXES["mos six"] = [*SIX, "--set", "firewall.rules={where}/web.toml", "--set", f"ids.rules={ROOT}/examples/attacks.toml"]
 FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1",
               "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
 # mos in an event loop's turns: what each batch waits for is the loop.
@@ -44,12 +46,17 @@ LOADS = {
               [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
     "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"],
             [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
+    "web": ("full", ["bridge", "mos", "mos six"], [("mos six", "bridge", 0.75)]),
     "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor", *LOOPS], [("mos", "C ring", 1.15), ("mos uvloop", "C ring", 1.5)]),
 }
 KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
 # Whoever gets the flood takes it and drops it: without, his kernel answers each datagram that nobody wanted, at our cost.
 SINK = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); time.sleep(86400)"
-UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "trip": "µs p50 / p99"}
+UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "web": "requests/s of 1 KB, kept connections", "trip": "µs p50 / p99"}
+NGINX = """
+daemon off; pid {dir}/pid; error_log {dir}/error; worker_processes 1; events {{ worker_connections 1024; }}
+http {{ access_log off; keepalive_requests 1000000; server {{ listen {server}:8080; location / {{ return 200 "{page}"; }} }} }}
+"""
 
 
 class Programs:
@@ -57,6 +64,7 @@ class Programs:
 
     def __init__(self, where):
         self.dir = Path(tempfile.mkdtemp())
+        (self.dir / "web.toml").write_text('[[rule]]\nname = "web"\naction = "pass"\nserver_port = 8080\n')
         for name in ("fwd", "udpgen", "pp") if where else ():
             subprocess.run(["gcc", "-O2", "-w", "-o", self.dir / name, Path(where) / f"{name}.c"], check=True)
         self.there = bool(where)
@@ -119,11 +127,26 @@ def start(arm, bed, programs):
         return Bridge(bed)
     if arm in FORWARDERS:
         return Forwarder(bed, programs.fwd, FORWARDERS[arm])
-    return Mos(bed, BOXES[arm])
+    return Mos(bed, [word.format(where=programs.dir) for word in BOXES[arm]])
 
 
 def received(bed):
     return json.loads(bed.server.run("ip", "-j", "-s", "link", "show", "s0").stdout)[0]["stats64"]["rx"]["packets"]
+
+
+def requests(bed, where, seconds):
+    """wrk's requests a second to nginx."""
+    (where / "nginx.conf").write_text(NGINX.format(dir=where, server=SERVER, page="x" * 1024))
+    server = bed.server.start("nginx", "-c", where / "nginx.conf")
+    try:
+        while "8080" not in bed.server.run("ss", "-ltn").stdout:
+            time.sleep(0.02)
+        said = bed.client.run("wrk", "-t", 1, "-c", 32, "-d", seconds, f"http://{SERVER}:8080/").stdout
+    finally:
+        server.terminate()
+        server.communicate()
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    return float(re.search(r"Requests/sec: +([\d.]+)", said)[1])
 
 
 def load(name, bed, programs, seconds):
@@ -140,6 +163,8 @@ def load(name, bed, programs, seconds):
         server.kill()
         server.communicate()
         return tuple(float(re.search(rf"{p}=([\d.]+)", said)[1]) for p in ("p50", "p99"))
+    if name == "web":
+        return (requests(bed, programs.dir, seconds),)
     server = bed.server.start("iperf3", "-s", "-1")
     while "5201" not in bed.server.run("ss", "-ltn").stdout:
         time.sleep(0.02)
@@ -196,6 +221,9 @@ def main():
     try:
         for name, (mode, arms, wanted) in LOADS.items():
             if options.only and name not in options.only.split(","):
+                continue
+            if name == "web" and not (shutil.which("nginx") and shutil.which("wrk")):
+                print("\nweb: SKIPPED: apt-get install nginx wrk")
                 continue
             if name in ("udp", "trip") and not programs.there:
                 print(f"\n{name}: SKIPPED: --testbed DIR has its programs")

@@ -52,7 +52,8 @@ LOADS = {
 KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
 # Whoever gets the flood takes it and drops it: without, his kernel answers each datagram that nobody wanted, at our cost.
 SINK = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); time.sleep(86400)"
-UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "web": "requests/s of 1 KB, kept connections", "trip": "µs p50 / p99"}
+UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "web": "requests/s of 1 KB, kept connections",
+         "trip": "µs p50 / p99"}
 NGINX = """
 daemon off; pid {dir}/pid; error_log {dir}/error; worker_processes 1; events {{ worker_connections 1024; }}
 http {{ access_log off; keepalive_requests 1000000; server {{ listen {server}:8080; location / {{ return 200 "{page}"; }} }} }}

@@ -52,6 +52,10 @@ class Accounting(NF):
                              f"and {self.top}")
         self.accounts = Map("subscriber", cap=1 << 20, default=Account, partition="client")
 
+    def handlers(self):
+        """Without a quota there is nothing to ask before bytes pass."""
+        return [(marks, handler) for marks, handler in super().handlers() if self.quota or handler != self.limit]
+
     @on(FlowStart)
     def open(self, ev):
         self.accounts[ev.client].flows += 1

@@ -35,8 +35,7 @@ from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_t
 # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
 cdef int64_t ACKED_GRACE_NS = 1_000_000_000
 cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
-cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000
-cdef int64_t CLOSED_LINGER_NS = 10_000_000_000 # segments in flight when a RST passed still find their flow
+cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000, CLOSED_LINGER_NS = 10_000_000_000   # for segments in flight
 
 cdef void arm(Core k, flow_t *f) noexcept nogil:
     """(Re)start the idle timer. One due earlier stays, it asks again then."""

@@ -9,7 +9,7 @@ from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 
 cdef enum:
     ASIDE = 1024            # put aside in a batch: enough for 64 of one's own among 16 workers; their times fit the L1 cache
-    MOST_OWN = 64           # BATCH of port.pxd
+    OWN = 64                # that stay: BATCH of port.pxd
 
 cdef struct aside_t:
     uint32_t workers        # 0: nothing is put aside
@@ -17,7 +17,7 @@ cdef struct aside_t:
     uint32_t n              # packets put aside in this batch
     uint32_t passed         # of these, those whose time has gone by
     uint64_t bytes          # of them, on the wire
-    uint16_t before[MOST_OWN + 1]   # how many of them came just before each that stays; the last, behind all
+    uint16_t before[OWN + 1]    # how many of them came just before each that stays; the last, behind all
     int64_t  ts[ASIDE]
 
 cdef inline void aside_begin(aside_t *a) noexcept nogil:

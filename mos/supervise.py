@@ -21,6 +21,7 @@ from mos.notify import Service, notify
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TICK = 0.1              # s between two looks: what a hang, or memory, may be noticed late
 START = 300             # s that a start may take: chains read tables of their own
+AT_ONCE = 2             # s that are left of that after a second signal
 DRAIN = 30              # s that flows may take to end: 10^6 of them, with handlers in Python, are a few
 TRACE = 0.3             # s for a hanging child to say where it hangs
 FIRST, LONGEST = 1, 60  # s before a new start: doubled each time, back to the first after a child ran for the longest
@@ -148,6 +149,7 @@ class Watched:
         self.supervisor, self.attempt = supervisor, attempt
         self.failed = None          # why it had to be killed
         self.running = self.ending = False
+        self.drain = DRAIN
         self.since = self.looked = time.monotonic()
         self.beats, self.still = [None] * supervisor.workers, [0.0] * supervisor.workers
         self.mended = 0.0
@@ -215,8 +217,10 @@ class Watched:
     def hand_on(self, number):
         s = self.supervisor
         s.pending = 0
+        self.drain = AT_ONCE if self.ending else DRAIN
+        self.since = time.monotonic()
         if not self.ending:
-            self.ending, self.since = True, time.monotonic()
+            self.ending = True
             Service.stopping()
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
@@ -229,8 +233,8 @@ class Watched:
             self.still[i] = 0.0 if beat != self.beats[i] else self.still[i] + passed
             self.beats[i] = beat
         if self.ending or not self.running:
-            if now - self.since > (DRAIN if self.ending else START):
-                self.kill(f"the run did not {'end' if self.ending else 'start'} within {DRAIN if self.ending else START} s")
+            if now - self.since > (self.drain if self.ending else START):
+                self.kill(f"the run did not {f'end within {self.drain}' if self.ending else f'start within {START}'} s")
         elif max(self.still) > s.hang:
             self.kill(f"the run hangs: no packet was worked off for {max(self.still):.1f} s (--hang-after {s.hang:g})", trace=True)
         elif (used := sum(map(anonymous, family(self.pid)))) > s.memory:

@@ -7,6 +7,8 @@ import test_port
 from namespaces import HERE, MOS, SERVER, Bed, Running, Wire
 from test_supervise import Ends
 
+CLOSED = ("--on-failure", "closed")
+
 
 @pytest.fixture
 def bed():
@@ -16,8 +18,8 @@ def bed():
     bed.close()
 
 
-def refused(bed):
-    ran = bed.box.run(*MOS, "run", "-i", "m0:m1", "--on-failure", "closed", check=False,
+def refused(bed, *words):
+    ran = bed.box.run(*MOS, "run", "-i", "m0:m1", *words, check=False,
                       env=os.environ | {"PYTHONPATH": str(HERE.parent)})
     assert ran.returncode == 2
     return ran.stderr
@@ -25,12 +27,27 @@ def refused(bed):
 
 def test_ports_that_others_use_are_refused(bed):
     bed.box.run("ip", "address", "add", "10.9.0.1/24", "dev", "m1")
-    assert "m1 has the address 10.9.0.1/24" in refused(bed) and "ip address del 10.9.0.1/24 dev m1" in refused(bed)
+    assert "m1 has the address 10.9.0.1/24" in refused(bed, *CLOSED)
+    assert "ip address del 10.9.0.1/24 dev m1" in refused(bed, *CLOSED)
     bed.box.run("ip", "address", "del", "10.9.0.1/24", "dev", "m1")
     bed.box.run("ip", "link", "add", "br9", "type", "bridge")
     bed.box.run("ip", "link", "set", "m0", "master", "br9")
-    assert "m0 belongs to br9 already; free it first: ip link set m0 nomaster" in refused(bed)
+    assert "m0 belongs to br9 already; free it first: ip link set m0 nomaster" in refused(bed, *CLOSED)
+    assert "m0 belongs to br9, which forwards past every verdict; free it: ip link set m0 nomaster" in refused(bed)
     assert bed.box.run("ip", "-br", "link", "show", "type", "bridge").stdout.split()[0] == "br9"
+
+
+def test_a_bridge_that_was_left_open_is_no_port_for_a_run_alone(bed):
+    """All of a run was killed while everything passed: the kernel goes on with it until somebody takes the bridge away."""
+    with Running(bed, "--on-failure", "open") as running:
+        name = bed.box.run("ip", "-br", "link", "show", "type", "bridge").stdout.split()[0]
+        running.process.kill()
+        running.process.wait()
+    bed.box.run("ip", "link", "set", name, "up")
+    assert f"a run that was killed has left {name}; take it away: ip link del {name}" in refused(bed)
+    with Running(bed, *CLOSED) as running:
+        running.stop()
+    assert not bed.box.run("ip", "-br", "link", "show", "type", "bridge").stdout
 
 
 def netfilter(bed, on):

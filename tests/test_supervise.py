@@ -18,7 +18,7 @@ from mos.supervise import anonymous, most_memory
 FRAME = bytes.fromhex("0200000000d1" "0200000000c1" "88b5") + bytes(46)
 # What a frame of this type asks for. The pattern keeps the interpreter busy in C, so that no other thread gets a turn.
 MISBEHAVES = """
-import os, re
+import os, re, time
 from mos import on
 from mos.events import PacketIn, StreamData
 
@@ -34,6 +34,11 @@ def told(ev):
             kept.append(bytes(1 << 20).replace(b"\\0", b"x"))
     if what == b"\\x88\\xb6exit..":
         os._exit(7)
+    while what == b"\\x88\\xb6deaf..":
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
 
 @on(StreamData)
 def bad(ev): raise ValueError("no")
@@ -167,16 +172,28 @@ def test_what_passes_while_it_cannot_be_started_again(bed, box, ends, passes):
 
 
 def test_a_run_that_hangs_is_seen_from_outside(bed, box, ends):
-    with Running(bed, box, "--on-failure", "open", "--hang-after", "1") as running:
-        time.sleep(2)                 # nothing comes: that is no hang
+    with Running(bed, box, "--on-failure", "open", "--hang-after", "3") as running:
+        time.sleep(4)                 # nothing comes: that is no hang
         assert not any("hangs" in line for line in running.said)
         ends.wires[0].send([order(b"hang")])
-        assert running.hears("the run hangs: no packet was worked off for 1.")
-        assert running.hears("(--hang-after 1); it was killed; everything passes unseen")
+        assert running.hears("the run hangs: no packet was worked off for 3.")
+        assert running.hears("(--hang-after 3); it was killed; everything passes unseen")
         assert running.hears('box.py", line 12 in told')        # where it hung
         assert running.hears("running between", times=2)
         assert ends.cross() == [20, 20], running.said
         running.stop()
+
+
+def test_a_second_signal_ends_what_hangs(bed, box, ends):
+    with Running(bed, box, "--on-failure", "closed", "--hang-after", "60") as running:
+        ends.wires[0].send([order(b"deaf")])
+        time.sleep(0.5)
+        for _ in range(2):
+            running.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)         # or the two are one
+        assert running.process.wait(20) == 128 + signal.SIGKILL
+        assert running.hears("the run did not end within 2 s; it was killed")
+    assert not bridges(bed)
 
 
 def test_a_run_that_takes_too_much_memory_is_ended(bed, box, ends):
@@ -283,7 +300,7 @@ def is_gone(pid):
 
 def test_workers_are_watched_each(bed, box, ends):
     """The worker that hangs takes all with it: frames without a flow go to one of them."""
-    with Running(bed, box, "--on-failure", "open", "--hang-after", "1", "--workers", "2") as running:
+    with Running(bed, box, "--on-failure", "open", "--hang-after", "3", "--workers", "2") as running:
         assert ends.cross() == [20, 20]
         first = running.worker
         with open(f"/proc/{first}/task/{first}/children") as f:

@@ -116,6 +116,23 @@ def lock(name):
         return None
 
 
+def must_not_forward(names):
+    """Raise UsageError if the kernel bridges these ports, past every verdict, and no supervisor is there to stop it."""
+    netlink = Netlink()
+    try:
+        links = netlink.links()
+    finally:
+        netlink.close()
+    masters = {link.index: link for link in links.values() if link.kind in ("bridge", "openvswitch")}
+    for name in names:
+        master = masters.get(links[name].master) if name in links else None
+        if master is None or (master.alias.startswith(ALIAS) and (not master.up or lock(master.name) is None)):
+            continue
+        left = f"a run that was killed has left {master.name}; take it away: ip link del {master.name}"
+        past = f"{name} belongs to {master.name}, which forwards past every verdict; free it: ip link set {name} nomaster"
+        raise UsageError(left if master.alias.startswith(ALIAS) else past)
+
+
 def filters_bridges():
     """Whether packets that a bridge forwards are shown to iptables (br_netfilter), which drops broken ones by itself."""
     try:

@@ -3,6 +3,7 @@ import select
 import time
 
 from mos.errors import UsageError
+from mos.io.bridge import must_not_forward
 from mos.io.interfaces import has_ethernet, must_exist, names, no_permission
 from mos.io.pcap import Source
 from mos.io.port import Live
@@ -33,6 +34,8 @@ def open_live(what, workers=1):
     for name in parts:
         if not has_ethernet(name):
             raise UsageError(f"{name} has no Ethernet header, so it cannot be bridged; a tap of it works: -i {name}")
+    if len(parts) == 2:
+        must_not_forward(parts)
     return Live(parts) if workers == 1 else SharedPorts(parts, workers)
 
 

@@ -129,8 +129,8 @@ while left and time.monotonic() < end:
         poll.unregister(fd)
 print(len(left), flush=True)
 for line in sys.stdin:
-    for s in held[{"write": 9005, "touch": 9004}.get(line.split()[0], 0)] if not line.startswith("shut") else ():
-        s.send(b"x")
+    for port in {"write": [9005], "touch": [9003, 9004]}.get(line.split()[0], ()):
+        for s in held[port]: s.send(b"x")
     for port in map(int, line.split()[1:]):
         for s in held[port]: s.shutdown(socket.SHUT_WR)
     print("done", flush=True)

@@ -62,7 +62,7 @@ cdef class Core:
         bus.withheld = WANTS_BYTES if pickup == PICKUP_STATE else 0
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
-        self.idle.of, self.idle.flows, self.timers.of = &self.table.flows, 1, &self.timer_slab
+        self.idle.of, self.idle.flows, self.idle.sorts, self.timers.of = &self.table.flows, 1, 1, &self.timer_slab
         self.layout = slots.l
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy

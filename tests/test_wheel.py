@@ -2,6 +2,7 @@
 import heapq
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mos.flow.wheel import Wheel
@@ -50,9 +51,9 @@ def apply(what, wheel, model, now):
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from([0, 1000, 1_700_000_000_000_000_000]), st.booleans(), st.lists(step, max_size=60))
-def test_like_a_heap(now, start, steps):
-    wheel, model = Wheel(_nodes=NODES), Model()
+@given(st.sampled_from([0, 1000, 1_700_000_000_000_000_000]), st.booleans(), st.booleans(), st.lists(step, max_size=60))
+def test_like_a_heap(now, start, sorts, steps):
+    wheel, model = Wheel(_nodes=NODES, _sorts=sorts), Model()
     if start:
         wheel._start(now)
         model.clock = now
@@ -84,10 +85,11 @@ def drain(wheel, now):
     return fired
 
 
-def test_one_long_timer_among_100000_short_ones():
+@pytest.mark.parametrize("sorts", [False, True])
+def test_one_long_timer_among_100000_short_ones(sorts):
     count, begin = 100_000, 1_700_000_000 * 10**9
     draw = random.Random(1)
-    wheel = Wheel(_nodes=count + 1)
+    wheel = Wheel(_nodes=count + 1, _sorts=sorts)
     wheel._arm(count, begin + 3600 * 10**9)
     whens = [begin + draw.randrange(10 * 10**9) for _ in range(count)]
     for i, when in enumerate(whens):

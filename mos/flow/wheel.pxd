@@ -8,12 +8,13 @@ cdef enum:
     DIGIT_BITS = 6          # 64 slots a level: one word tells which are occupied
     SLOTS = 64
     LEVELS = 11             # digits of a 63-bit time, so that the lowest slot is one nanosecond and needs no sorting
-    PAST = LEVELS * SLOTS   # the list of nodes armed for a time gone by, sorted, has its head behind theirs
+    PAST = LEVELS * SLOTS   # the list of nodes before the clock, sorted, has its head behind theirs
     HEAD = 0x80000000       # this bit in a neighbour's number: a head, else 1 + the slot of the object with the node; 0: none
     NO_TIMER = 0xffffffff
 
 cdef struct wheel_t:
-    int64_t  clock          # every node in `slot` has when >= clock, those in `past` have when < clock
+    int64_t  clock          # every node in `slot` has when >= clock, those in PAST have when < clock
+    int64_t  seen           # the latest time it was told
     int64_t  next_due       # nothing is due before this; INT64_MAX: nothing armed
     uint64_t order          # armings ever
     uint64_t fired
@@ -23,6 +24,7 @@ cdef struct wheel_t:
     uint64_t busy[11]       # bit s of busy[l]: slot s of level l has nodes
     const slab_t *of        # what has the nodes:
     bint     flows          # flows, in their cold parts, or objects that begin with one
+    bint     sorts          # few that are due soon are put in order at once: for time-outs, which are armed far ahead
     timer_node_t slot[705]  # LEVELS * SLOTS list heads, and PAST; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:

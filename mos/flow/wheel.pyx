@@ -36,7 +36,7 @@ cdef void place(wheel_t *w, uint32_t number) noexcept nogil:
     cdef uint32_t at = HEAD | PAST
     cdef int level
     cdef uint64_t digit
-    if when < w.clock:      # rare and few: what one handler arms for a time gone by
+    if when < w.clock:      # few: of flows those due soonest, else what one handler arms for a time gone by
         while node_at(w, at).prev != <uint32_t>(HEAD | PAST) and node_at(w, node_at(w, at).prev).when > when:
             at = node_at(w, at).prev
         append(w, at, number)
@@ -88,14 +88,32 @@ cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil:
 
 
 cdef enum:
-    SOON = 3                # levels: what is due within 0.3 ms, is called for before it is looked at
+    SOON = 3                # levels: what is due within 0.3 ms of flows, is called for before it is looked at
+    FEW = 16                # so many at most are put in order at once: sorting them costs no more than two levels of moving
+
+
+cdef bint few(wheel_t *w, uint32_t head) noexcept nogil:
+    """Does the list hold no more nodes than can be put in order at once?"""
+    cdef uint32_t number = node_at(w, head).next
+    cdef int n = 0
+    while number != head and n <= FEW:
+        n += 1
+        prefetch_lines(<const char *>slab_at(w.of, number - 1), FLOW_BYTES)
+        number = node_at(w, number).next
+    return n <= FEW
 
 
 cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
-    """The clock has reached this slot: its nodes move to lower levels."""
+    """The clock has reached this slot: its nodes move to lower levels.
+
+    Few flows that are due soon are put in order instead, and the clock goes behind them: memory that nobody has touched for long
+    is touched once and not at each level.
+    """
     cdef uint32_t head = HEAD | <uint32_t>(level * SLOTS + digit)
     cdef uint32_t number = node_at(w, head).next
     cdef uint32_t after
+    if w.sorts and level <= SOON and few(w, head):
+        w.clock += (<int64_t>1 << (DIGIT_BITS * level)) - 1     # the last of the slot: in the next one others may wait
     node_at(w, head).next = node_at(w, head).prev = head
     w.busy[level] &= w.busy[level] - 1
     if not w.busy[level]:
@@ -103,8 +121,6 @@ cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
     while number != head:
         after = node_at(w, number).next
         place(w, number)
-        if level <= SOON and w.flows:
-            prefetch_lines(<const char *>slab_at(w.of, number - 1), FLOW_BYTES)
         number = after
 
 
@@ -124,23 +140,30 @@ cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
     """
     cdef int level, digit
     cdef int64_t start
-    if now < w.clock:
-        now = w.clock
-    if w.slot[PAST].next != <uint32_t>(HEAD | PAST):
-        return fire(w, w.slot[PAST].next - 1)
-    while w.levels:
+    cdef uint32_t first
+    if now < w.seen:
+        now = w.seen
+    w.seen = now
+    while True:
+        first = w.slot[PAST].next
+        if first != <uint32_t>(HEAD | PAST):
+            if node_at(w, first).when <= now:
+                return fire(w, first - 1)
+            w.next_due = node_at(w, first).when
+            return NO_TIMER
+        if not w.levels:
+            break
         level = __builtin_ctzll(w.levels)
         digit = __builtin_ctzll(w.busy[level])
         start = ((w.clock >> (DIGIT_BITS * level)) & ~<int64_t>(SLOTS - 1) | digit) << (DIGIT_BITS * level)
         if start > now:
             w.next_due = start
-            w.clock = now
-            return NO_TIMER
+            break
         w.clock = start
         if level == 0:
             return fire(w, w.slot[digit].next - 1)
         cascade(w, level, digit)
-    w.clock = now
+    w.clock = max(w.clock, now)
     return NO_TIMER
 
 
@@ -153,7 +176,7 @@ cdef uint32_t known(Wheel wheel, uint32_t handle) except NO_TIMER:
 cdef class Wheel:
     """Timers by packet time. C code works on `c`; Python sees counters and, for tests, `_nodes` timers by number."""
 
-    def __cinit__(self, *, _nodes=0):
+    def __cinit__(self, *, _nodes=0, _sorts=False):
         cdef uint32_t i, slot
         self.c = <wheel_t *>calloc(1, sizeof(wheel_t))
         if self.c == NULL or (_nodes and slab_init(&self.nodes, sizeof(timer_node_t), _nodes, 1, 0, 0) < 0):
@@ -162,6 +185,7 @@ cdef class Wheel:
             slab_take(&self.nodes, &slot)
         self.n_nodes = _nodes
         self.c.of = &self.nodes
+        self.c.sorts = _sorts
         self.c.next_due = INT64_MAX
         for i in range(PAST + 1):
             self.c.slot[i].next = self.c.slot[i].prev = HEAD | i

@@ -24,7 +24,7 @@ from mos.state.blocks cimport undo_begin
 from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
 
 cdef enum:
-    NEAR = 8                # a flow is fetched so many packets ahead: some 500 ns, several memory latencies
+    NEAR = 16               # a flow is fetched so many packets ahead: 2 us, ten memory latencies: its five lines come one by one
 
 cdef enum:              # how an express way ended
     EXPRESS_FAILED = -1     # a handler raised and the run is to stop

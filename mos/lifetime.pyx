@@ -21,7 +21,7 @@ from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport NO_TIMER, wheel_arm, wheel_cancel, wheel_expire
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN, pkt_t
-from mos.segment cimport arm, drain, flush, tell
+from mos.segment cimport arm, drain, flush, patience, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
@@ -229,10 +229,9 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
         return 0
     if f.flags & FLOW_CLOSED and f.end_reason > 1:
         return end_flow(k, f, END_IDLE)
-    arm(k, f)
-    if flow_cold(f).timer.when > k.now:
+    if f.last_ns + patience(k, f) > k.now:
+        arm(k, f)
         return 0
-    wheel_cancel(k.idle, table_slot(k.table, f))
     if f.flags & FLOW_CLOSED:
         c.flow = f
         c.pkt = NULL

@@ -103,17 +103,28 @@ cdef bint few(wheel_t *w, uint32_t head) noexcept nogil:
     return n <= FEW
 
 
+cdef bint in_order(wheel_t *w, uint32_t head) noexcept nogil:
+    """Is each node of the list due no earlier than the one before?"""
+    cdef uint32_t number = node_at(w, head).next
+    cdef int64_t before = 0
+    while number != head and node_at(w, number).when >= before:
+        before = node_at(w, number).when
+        number = node_at(w, number).next
+    return number == head
+
+
 cdef void cascade(wheel_t *w, int level, int digit) noexcept nogil:
     """The clock has reached this slot: its nodes move to lower levels.
 
-    Few flows that are due soon are put in order instead, and the clock goes behind them: memory that nobody has touched for long
-    is touched once and not at each level.
+    With `sorts`, those of a slot that is due as a whole and stands in order (who waits equally long does), or few that are due
+    soon, come to stand before the clock at once: memory that nobody has touched for long is touched once and not at each level.
     """
     cdef uint32_t head = HEAD | <uint32_t>(level * SLOTS + digit)
     cdef uint32_t number = node_at(w, head).next
     cdef uint32_t after
-    if w.sorts and level <= SOON and few(w, head):
-        w.clock += (<int64_t>1 << (DIGIT_BITS * level)) - 1     # the last of the slot: in the next one others may wait
+    cdef int64_t last = w.clock + (<int64_t>1 << (DIGIT_BITS * level)) - 1     # in the next slot others may wait
+    if w.sorts and ((last <= w.seen and in_order(w, head)) or (level <= SOON and few(w, head))):
+        w.clock = last
     node_at(w, head).next = node_at(w, head).prev = head
     w.busy[level] &= w.busy[level] - 1
     if not w.busy[level]:

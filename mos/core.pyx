@@ -46,7 +46,8 @@ cdef class Core:
         cdef bint exact = bool(os.environ.get("MOS_SANITIZE"))
         self.out = <uint8_t *>malloc(OUT_CAP)
         self.dropped_by = <uint64_t *>calloc(65536, sizeof(uint64_t))
-        if self.out == NULL or self.dropped_by == NULL or slab_init(&self.timer_slab, sizeof(user_timer_t), MAX_TIMERS, 1, 0, exact) < 0:
+        if self.out == NULL or self.dropped_by == NULL \
+                or slab_init(&self.timer_slab, sizeof(user_timer_t), MAX_TIMERS, 1, 0, exact) < 0:
             raise MemoryError("no memory for the stack's buffers")
         plan_init(&self.plan)
         plan_init(&self.late)
@@ -63,7 +64,7 @@ cdef class Core:
         self.idle_wheel, self.user_wheel = Wheel(), Wheel()
         self.idle, self.timers = self.idle_wheel.c, self.user_wheel.c
         self.idle.of, self.idle.flows, self.idle.sorts, self.timers.of = &self.table.flows, 1, 1, &self.timer_slab
-        self.layout = slots.l
+        self.layout = slots.c
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
         self.selection, self.writer, self.recorder = selection, writer, recorder
@@ -119,7 +120,8 @@ cdef class Core:
     cpdef int outside(self) except -1:
         """Raise MosError if a handler is being asked: the packet in hand comes first."""
         if self.bus.asking >= 0:
-            raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended when it has returned")
+            raise MosError(f"{self.bus.names[self.bus.asking]} is being asked: packets are fed and flows ended "
+                           "when it has returned")
         self.thread = PyThread_get_thread_ident()
         return 0
 
@@ -337,14 +339,14 @@ cdef class Core:
         dropped = {i: self.dropped_by[i] for i in range(self.bus.positions) if self.dropped_by[i]}
         return {
             "packets_in": n.packets_in - n.elsewhere, "packets_out": n.packets_out, "forwarded": n.forwarded, "dropped_by": dropped,
-            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1] + first * self.dec.frags.parked_dropped, "table_full": n.dropped[2],
-                             "program": n.dropped[3], "unsafe": n.dropped[4]},
+            "dropped_core": {"cap": n.dropped[0], "fragment": n.dropped[1] + first * self.dec.frags.parked_dropped,
+                             "table_full": n.dropped[2], "program": n.dropped[3], "unsafe": n.dropped[4]},
             "held": n.held + first * self.dec.frags.parked, "consumed": n.consumed, "injected": n.injected, "split": n.split,
             "bytes_in": n.bytes_in - n.bytes_elsewhere, "segments_in": n.packets_in - n.elsewhere + n.more_segments,
             "flows": self.flows.counters(), "events": {k.name: n.events[i] for i, k in enumerate(LEAVES) if n.events[i]},
             "stages": {"unselected": n.unselected, "decoded": n.decoded, "tracked": n.tracked, "reassembled": n.reassembled,
-                       "predicted": n.predicted,
-                       "other": n.other, "malformed": n.malformed, "fragments": n.fragments, "quoted": n.quoted, "bad_checksum": n.bad_checksum},
+                       "predicted": n.predicted, "other": n.other, "malformed": n.malformed, "fragments": n.fragments,
+                       "quoted": n.quoted, "bad_checksum": n.bad_checksum},
             "orphans": {c: n.orphans[i] for i, c in enumerate(ORPHAN_CAUSES) if n.orphans[i]},
             "refused": {c: n.refused[i] for i, c in enumerate(REFUSALS) if n.refused[i]},
             "ended": {r: n.ended[i] for i, r in enumerate(REASONS) if n.ended[i]},
@@ -379,8 +381,8 @@ cdef class Core:
             self.out_len = frame_copy(self.out, p)
             self.edited = 1
         if at < 0 or replace_payload(self.out, p, <uint32_t>at, <const uint8_t *><char *>data, <uint32_t>len(data)) < 0:
-            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} are not in it: Replace reaches only the packet "
-                               "at hand")
+            raise VerdictError(f"packet {p.number}: the bytes at stream offset {offset} are not in it: "
+                               "Replace reaches only the packet at hand")
         return 0
 
     cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
@@ -466,7 +468,8 @@ cdef class Core:
             reason = <object>self.answer.reason if self.answer.reason != NULL else None
             if reason is None and self.answer.why != NULL:
                 reason = self.answer.why.decode("utf-8", "replace")
-            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now, flow_cold(f).id if f != NULL else None)
+            self.on_verdict(self.answer.verdict, self.answer.position, reason, p.number, self.now,
+                            flow_cold(f).id if f != NULL else None)
         except BaseException as exc:
             self.bus.error = exc
             self.bus.failed = 1

@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The whole way of most packets in one go: decoded ahead, looked up, predicted, told, sent on. `mos.stack` has the way of all the others.
+"""The whole way of most packets in one go: decoded ahead, looked up, predicted, told, sent on.
 
-Nothing is done here that the long way does not do; what is left out are the questions whose answers are known beforehand.
+`mos.stack` has the way of all the others. Nothing is done here that the long way does not do; what is
+left out are the questions whose answers are known beforehand.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met

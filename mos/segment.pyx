@@ -9,8 +9,8 @@ from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
 from mos.events.dispatch cimport MOS_HOLD, WANTS_BYTES, dispatch
 from mos.events.kinds cimport (
-    CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA,
-    KIND_STREAM_GAP, REFUSED_ACK)
+    CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN,
+    KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
@@ -25,11 +25,12 @@ from mos.tcp.classify cimport (
     SEG_ANSWERS_OTHER, SEG_DUPLICATE_SYN, SEG_REFUSED, SEG_TAKEN, TRUTH_INLINE, TRUTH_TAP, classify, judged_t)
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport (
-    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe, reasm_probe_again, reasm_ready, reasm_skip)
+    plan_t, reasm_adopt, reasm_commit, reasm_hole, reasm_keep, reasm_offered, reasm_probe, reasm_probe_again, reasm_ready,
+    reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, fin_passes, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver, track_revive,
-    track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
+    HIST_GAP, fin_passes, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
+    track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_trouble_t, trouble_of, trouble_t
 
 # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
@@ -451,7 +452,6 @@ cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil:
 
 cdef void abort(Core k, scene_t *c) noexcept nogil:
     """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""
-    cdef end_t *S = &c.flow.end[c.s]
     if k.copy != NULL:
         safe_forget(k)
     if c.flow.key.proto == IPPROTO_TCP and k.plan.to > k.plan.next:

@@ -1,5 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""What of a stack's packets other workers take. Of a capture each reads all; on a wire the kernel has shared out all but fragments."""
+"""What of a stack's packets other workers take.
+
+Of a capture each reads all; on a wire the kernel has shared out all but fragments.
+"""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from mos.core cimport Core
@@ -47,7 +50,8 @@ cdef inline bint elsewhere(Core k, pkt_t *p, bint selected) noexcept nogil:
             memcpy(&was.by_status, &k.dec.by_status, counted)
             worker = SHARD_LOOSE
             if decode(k.dec, p) == PKT_FLOW:
-                worker = shard_whole(p, fragment, tunnelled(k, p.key.domain), k.workers) if k.on_wire else shard_key(&p.key, k.workers)
+                worker = shard_whole(p, fragment, tunnelled(k, p.key.domain), k.workers) if k.on_wire \
+                    else shard_key(&p.key, k.workers)
             p.ahead = AHEAD_DECODED
             if worker != k.worker:
                 memcpy(&k.dec.by_status, &was.by_status, counted)

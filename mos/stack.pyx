@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from mos.events.bus cimport (
     MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil, use_set)
 from mos.events.kinds cimport (
-    KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_MALFORMED, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
-from mos.events.ring cimport AT_RECEIVER, EV_MIDSTREAM, event_t, ring_add
+    KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
+from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
 from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_prefetch, ages_t
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
@@ -38,7 +38,7 @@ from mos.lifetime cimport admit, end_flow, pass_tick, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.share cimport elsewhere
 from mos.segment cimport (
-    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, segment, tell)
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, tell)
 from mos.state.blocks cimport slots_commit, undo_begin
 from mos.straight cimport through
 from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
@@ -54,6 +54,7 @@ cdef extern from "Python.h":
 cdef enum:
     TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
     TICK_NS = 50_000_000    # live, where a batch may be one packet; signals, links and deadlines are seen to as often
+
 
 @cython.final
 cdef class Stack(Core):
@@ -214,7 +215,8 @@ cdef class Stack(Core):
         self.n.bytes_in += p.wirelen
         if pass_time(self, p.ts) < 0:
             return -1
-        if self.workers and (p.ahead == AHEAD_ELSEWHERE if p.ahead else elsewhere(self, p, self.selection is None or self.selected(p))):
+        if self.workers and (p.ahead == AHEAD_ELSEWHERE if p.ahead
+                             else elsewhere(self, p, self.selection is None or self.selected(p))):
             self.n.elsewhere += 1
             self.n.bytes_elsewhere += p.wirelen
             return -1 if self.bus.failed else 0

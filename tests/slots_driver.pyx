@@ -39,7 +39,7 @@ cdef class Flows:
 
     def open(self, int i):
         flow_cold(self.f[i]).id = i + 1
-        assert slots_open(self.space.l, self.f[i]) == 0
+        assert slots_open(self.space.c, self.f[i]) == 0
         return self.view(i)
 
     def view(self, int i):
@@ -49,7 +49,7 @@ cdef class Flows:
     def end(self, int i):
         flow_view_end(self.f[i])
         with nogil:
-            slots_close(self.space.l, self.f[i])
+            slots_close(self.space.c, self.f[i])
 
     def begin(self, i):
         undo_begin(self.space.u, NULL if i is None else self.f[<int>i])

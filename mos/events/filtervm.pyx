@@ -397,7 +397,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
     cdef pkt_t p
     cdef alias_t[4] al
     cdef more_t more
-    cdef uint64_t n
+    cdef uint64_t _
     cdef bint verdict = False
     memset(&e, 0, sizeof(e))
     memset(&more, 0, sizeof(more))
@@ -430,7 +430,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
             raise UsageError(f"the record has {len(record)} bytes, the filter reads {f.record_size}: give all of it")
         e.obj = <void *><const char *>record
     with nogil:
-        for n in range(repeat):
+        for _ in range(repeat):
             verdict = filter_run(f.c, &e)
         flow_alone_free(fl)
     return verdict

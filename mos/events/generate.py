@@ -106,19 +106,21 @@ def class_attributes(kind):
 
 
 def getter(field):
+    doc = wrapped(field_doc(field), " " * 8)
     if field.type == "bytes":
         cache = {"data": "self._data", "old_data": "self._old"}[field.slot]
-        return BYTES.format(name=field.name, doc=field_doc(field), slot=field.slot, cache=cache)
+        return BYTES.format(name=field.name, doc=doc, slot=field.slot, cache=cache)
     if field.flag:
         body = f"return (self.e.flags & {field.flag}) != 0"
     else:
         names = f"{prefix_of(field)}_NAMES" if field.type == "enum" else ""
         body = GETTERS[field.type].format(slot=field.slot, names=names)
-    return PROPERTY.format(name=field.name, doc=field_doc(field), body=body)
+    return PROPERTY.format(name=field.name, doc=doc, body=body)
 
 
 def kinds_pxd():
-    lines = [f"# {NOTE}", PXD.rstrip(), '"""Numbers of event kinds, their mask bits, and of what their enum fields say."""', "", "cdef enum:"]
+    lines = [f"# {NOTE}", PXD.rstrip(),
+             '"""Numbers of event kinds, their mask bits, and of what their enum fields say."""', "", "cdef enum:"]
     lines += [f"    KIND_{constant(name)} = {bit}" for name, bit in spec.BITS.items()]
     lines += [f"    NKINDS = {len(spec.BITS)}", "    KIND_USER = 255     # user-defined events: no bit of their own"]
     for prefix, values in ENUMS.items():
@@ -134,7 +136,7 @@ def kind_class(kind):
 
 def views_pyx():
     event = spec.BY_NAME["Event"]
-    names = "\n".join(f"cdef tuple {p}_NAMES = {v!r}".replace("'", '"') for p, v in ENUMS.items())
+    names = "\n".join(wrapped(f"cdef tuple {p}_NAMES = {v!r}".replace("'", '"'), "    ") for p, v in ENUMS.items())
     has_bytes = sum(1 << bit for name, bit in spec.BITS.items() if any(f.type == "bytes" for f in spec.fields_of(name)))
     names += f"\ncdef uint64_t HAS_BYTES = {has_bytes:#x}   # kinds whose `length` counts the bytes at `data`"
     return f"# {NOTE}\n" + fill("views.pyx.in", {

@@ -4,14 +4,14 @@ import zlib
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp
 from mos.events.kinds cimport *
 from mos.events.ring cimport EV_DOUBTFUL, EV_KEPT, EV_MIDSTREAM, EV_REDELIVERED, event_t
 from mos.flow.flow cimport alias_t, flow_name_at, flow_names, flow_t
-from mos.flow.view cimport Flow, flow_view, flow_view_let_go, flow_viewed, ip_text
-from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN,
-                             TCP_URG, key_t, pkt_is_tcp, pkt_segs, pkt_t)
+from mos.flow.view cimport flow_view, flow_view_let_go, flow_viewed, ip_text
+from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG,
+                             key_t, pkt_is_tcp, pkt_segs, pkt_t)
 from mos.net.transport cimport icmp_has_id
 
 from mos.errors import StaleEvent, VerdictError
@@ -378,11 +378,15 @@ cdef class Event:
         if self.e == NULL or self.e == &self.own:
             stale(self, "inject")
         if side not in _SIDES or not 14 <= len(frame) <= 1 << 18:
-            raise VerdictError(f"inject takes 14 to {1 << 18} bytes, and for side nothing, \"back\", 0 or 1; not {len(frame)} and {side!r}")
+            raise VerdictError(f"inject takes 14 to {1 << 18} bytes, and for side nothing, \"back\", 0 or 1; "
+                               f"not {len(frame)} and {side!r}")
         self.engine.inject(<size_t>self.e.pkt, frame, _SIDES[side])
 
     def reply(self, payload):
-        """Answer the UDP datagram in hand with one of your own, in its receiver's name. Mostly with DROP: nobody else answers it."""
+        """Answer the UDP datagram in hand with one of your own, in its receiver's name.
+
+        Mostly with DROP: nobody else answers it.
+        """
         if self.e == NULL or self.e == &self.own:
             stale(self, "reply")
         if len(payload) > 65000:
@@ -540,16 +544,22 @@ cpdef dict event_fields(Event ev):
         found[name] = value
     return found
 
-cdef tuple STATE_NAMES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
-cdef tuple REASON_NAMES = ("none", "fin", "rst_client", "rst_server", "idle", "evicted", "reused", "stopped", "shutdown")
+cdef tuple STATE_NAMES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1",
+    "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
+cdef tuple REASON_NAMES = ("none", "fin", "rst_client", "rst_server", "idle", "evicted", "reused", "stopped",
+    "shutdown")
 cdef tuple REXMIT_NAMES = ("full", "partial", "keep_alive", "zero_window_probe", "syn", "fin")
 cdef tuple GAP_NAMES = ("acked", "cap", "age", "close", "dropped")
-cdef tuple REFUSED_NAMES = ("window", "rst", "syn", "ack", "timestamp", "no_ack", "after_fin", "flags", "closed")
-cdef tuple MALFORMED_NAMES = ("none", "link", "truncated", "ip_version", "ip_header", "ip_length", "ip_options", "extension", "tcp_header", "udp_header", "icmp_header", "tunnel", "depth", "fragment_overlap", "fragment_cap", "fragment_timeout", "fragment_length")
+cdef tuple REFUSED_NAMES = ("window", "rst", "syn", "ack", "timestamp", "no_ack", "after_fin", "flags",
+    "closed")
+cdef tuple MALFORMED_NAMES = ("none", "link", "truncated", "ip_version", "ip_header", "ip_length",
+    "ip_options", "extension", "tcp_header", "udp_header", "icmp_header", "tunnel", "depth", "fragment_overlap",
+    "fragment_cap", "fragment_timeout", "fragment_length")
 cdef tuple ORPHAN_NAMES = ("no_syn", "filtered", "table_full", "stopped")
 cdef tuple SIDE_NAMES = ("client", "server")
 cdef tuple CHECKSUM_NAMES = ("transport", "ip")
-cdef tuple CAP_NAMES = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers", "sets", "domains", "retained")
+cdef tuple CAP_NAMES = ("flows", "segments", "bytes", "global_bytes", "doubtful", "fragments", "timers",
+    "sets", "domains", "retained")
 cdef uint64_t HAS_BYTES = 0x840   # kinds whose `length` counts the bytes at `data`
 
 cdef class PacketEvent(Event):
@@ -652,14 +662,16 @@ cdef class TcpStateChange(TcpEvent):
 
     @property
     def old(self):
-        """State before (CLOSED, LISTEN, SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT)."""
+        """State before (CLOSED, LISTEN, SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT,
+        CLOSING, LAST_ACK, TIME_WAIT)."""
         if self.e == NULL:
             stale(self, "old")
         return enum_name(STATE_NAMES, self.e.old)
 
     @property
     def new(self):
-        """State after (CLOSED, LISTEN, SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT, CLOSING, LAST_ACK, TIME_WAIT)."""
+        """State after (CLOSED, LISTEN, SYN_SENT, SYN_RECEIVED, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, CLOSE_WAIT,
+        CLOSING, LAST_ACK, TIME_WAIT)."""
         if self.e == NULL:
             stale(self, "new")
         return enum_name(STATE_NAMES, self.e.new)
@@ -995,7 +1007,9 @@ cdef class Malformed(Anomaly):
 
     @property
     def cause(self):
-        """What is wrong (none, link, truncated, ip_version, ip_header, ip_length, ip_options, extension, tcp_header, udp_header, icmp_header, tunnel, depth, fragment_overlap, fragment_cap, fragment_timeout, fragment_length)."""
+        """What is wrong (none, link, truncated, ip_version, ip_header, ip_length, ip_options, extension, tcp_header,
+        udp_header, icmp_header, tunnel, depth, fragment_overlap, fragment_cap, fragment_timeout,
+        fragment_length)."""
         if self.e == NULL:
             stale(self, "cause")
         return enum_name(MALFORMED_NAMES, self.e.cause)

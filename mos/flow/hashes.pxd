@@ -20,10 +20,12 @@ cdef extern from *:
     #define MOS_WORD(a, b, c, d, w) d ^= w; MOS_ROUND(a, b, c, d); a ^= w
 
     /* Straight-line code in a loop of known length: what the compiler turns into vectors. */
-    MOS_CLONES static void mos_sip3(const uint64_t *x, const uint64_t *y, const uint64_t *z, uint64_t *out, uint64_t k0, uint64_t k1)
+    MOS_CLONES static void mos_sip3(const uint64_t *x, const uint64_t *y, const uint64_t *z, uint64_t *out,
+                                    uint64_t k0, uint64_t k1)
     {
         for (int i = 0; i < 64; i++) {
-            uint64_t a = k0 ^ 0x736f6d6570736575, b = k1 ^ 0x646f72616e646f6d, c = k0 ^ 0x6c7967656e657261, d = k1 ^ 0x7465646279746573;
+            uint64_t a = k0 ^ 0x736f6d6570736575, b = k1 ^ 0x646f72616e646f6d,
+                     c = k0 ^ 0x6c7967656e657261, d = k1 ^ 0x7465646279746573;
             MOS_WORD(a, b, c, d, x[i]);
             MOS_WORD(a, b, c, d, y[i]);
             MOS_WORD(a, b, c, d, z[i]);

@@ -23,7 +23,7 @@ cdef struct slab_t:
     char    *base           # room for `limit` objects; pages come with their first use
     void    *map            # the mapping it lies in, a huge page longer to align it
     char   **each           # with `exact`, instead of `base`: object by slot
-    uint32_t spare          # the slot returned last, which is used again first: its memory is the hottest. It names the one before it
+    uint32_t spare          # the slot returned last, which is used again first: its memory is the hottest; names the one before it
     uint32_t n_spare
     uint32_t fresh          # slots below it have been handed out before
     uint32_t ready          # slots below it have memory

@@ -2,7 +2,7 @@
 import os
 
 from libc.stdint cimport INT64_MIN, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from mos.flow.flow cimport (
     FLOW_BYTES, FLOW_EMBRYONIC, FLOW_GROUP, FLOW_HEAD, QUEUE_OTHERS, alias_t, flow_cold, flow_cold_t, flow_more, flow_names,
@@ -312,7 +312,8 @@ cdef class FlowTable:
         cdef table_t *t = self.c
         index = (<uint64_t>t.mask + 1) * sizeof(entry_t)
         return {"flows": t.n_flows, "aliases": t.n_aliases, "peak": t.peak, "created": t.created,
-                "names_refused": t.names_refused, "index": t.mask + 1, "flow_bytes": FLOW_GROUP // slab_objects(&t.flows, t.flows.group) + 1,
+                "names_refused": t.names_refused, "index": t.mask + 1,
+                "flow_bytes": FLOW_GROUP // slab_objects(&t.flows, t.flows.group) + 1,
                 "memory": index + t.flows.bytes + t.names.bytes + sizeof(table_t)}
 
     def invariants(self):

@@ -144,10 +144,10 @@ cdef uint32_t fire(wheel_t *w, uint32_t slot) noexcept nogil:
 
 
 cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
-    """The slot of the next object due at `now`, earliest first, then in arming order; NO_TIMER: no more. Time going back is ignored.
+    """The slot of the next object due at `now`, earliest first, then in arming order; NO_TIMER: no more.
 
-    It is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be armed
-    or cancelled; one armed for `now` or before fires in this loop.
+    The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
+    armed or cancelled; one armed for `now` or before fires in this loop. Time going back is ignored.
     """
     cdef int level, digit
     cdef int64_t start
@@ -188,11 +188,11 @@ cdef class Wheel:
     """Timers by packet time. C code works on `c`; Python sees counters and, for tests, `_nodes` timers by number."""
 
     def __cinit__(self, *, _nodes=0, _sorts=False):
-        cdef uint32_t i, slot
+        cdef uint32_t i, slot, _
         self.c = <wheel_t *>calloc(1, sizeof(wheel_t))
         if self.c == NULL or (_nodes and slab_init(&self.nodes, sizeof(timer_node_t), _nodes, 1, 0, 0) < 0):
             raise MemoryError
-        for i in range(_nodes):
+        for _ in range(_nodes):
             slab_take(&self.nodes, &slot)
         self.n_nodes = _nodes
         self.c.of = &self.nodes

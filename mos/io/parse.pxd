@@ -256,17 +256,17 @@ cdef inline bint options_fit(const uint8_t *p, uint32_t n, bint swap) noexcept n
 cdef inline int set_resolution(iface_t *iface, uint8_t tsresol) noexcept nogil:
     """if_tsresol: a power of 10, or of 2 with the top bit set. -1: too fine for 64 bits."""
     cdef int e = tsresol & 0x7f
-    cdef int i
+    cdef int _
     iface.tsresol = tsresol
     iface.mul, iface.div, iface.shift = 1, 1, 0
     if tsresol & 0x80:
         iface.mul, iface.shift = 1000000000, e
         return 0 if e <= 63 else -1
-    for i in range(e, 9):
+    for _ in range(e, 9):
         iface.mul *= 10
     if e > 19:
         return -1
-    for i in range(9, e):
+    for _ in range(9, e):
         iface.div *= 10
     return 0
 

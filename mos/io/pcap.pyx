@@ -199,7 +199,7 @@ cdef class Source:
 
     cdef bint refill(self) noexcept nogil:
         """Have at least r.need bytes from r.cur on. False: there are no more, or r.why says what failed."""
-        cdef size_t left = self.r.end - self.r.cur, room
+        cdef size_t left = self.r.end - self.r.cur
         cdef int64_t got
         cdef void *p
         if self.whole:

@@ -337,9 +337,9 @@ cdef class Live(Port):
         """Forget what has come so far: somebody else has forwarded it. For before the first packet is taken."""
         cdef pkt_t[BATCH] batch
         cdef int s
-        cdef uint32_t i
+        cdef uint32_t _
         for s in range(self.sides):
-            for i in range(self.side[s].slots):     # what comes meanwhile need not be forgotten
+            for _ in range(self.side[s].slots):     # what comes meanwhile need not be forgotten
                 if self.take(s, batch, BATCH) == 0:
                     break
                 self.settle()

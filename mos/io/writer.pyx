@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close, write
+from posix.unistd cimport close, write as write_fd
 
 import os
 import stat
@@ -99,7 +99,7 @@ cdef class Writer:
             raise UsageError(f"--record {path}: a recording is a pcapng; name it *.pcapng")
         cdef Writer w = cls(path)
         head = _block(SECTION, struct.pack("=IHHq", 0x1a2b3c4d, 1, 0, -1) + _option(4, f"mos {kind}".encode()) + bytes(4))
-        for i, name in enumerate(names):
+        for name in names:
             head += _block(INTERFACE, struct.pack("=HHI", 1, 0, 0) + _option(2, name.encode()) + _option(9, b"\x09") + bytes(4))
         w.put(head, <uint32_t>len(head))
         w.started = True
@@ -256,7 +256,7 @@ cdef class Writer:
         cdef ssize_t n
         cdef pollfd ready
         while done < self.used:
-            n = write(self.fd, self.buf + done, self.used - done)
+            n = write_fd(self.fd, self.buf + done, self.used - done)
             if n >= 0:
                 done += n
                 continue

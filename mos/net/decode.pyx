@@ -6,9 +6,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from mos.net.bytes cimport be16, le32
 from mos.net.checksum cimport csum_fold, csum_range, csum_update16, csum_update32
 from mos.net.domain cimport DOMAIN_OVERFLOW, domain_intern, domain_path, domains_free
-from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, MAX_DATAGRAMS, MAX_FRAGMENT_BYTES, MAX_FRAGMENTS,
-                           frag_add, frag_clear,
-                           frag_release, fragment_t, held_t)
+from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, MAX_DATAGRAMS, MAX_FRAGMENT_BYTES,
+                           MAX_FRAGMENTS, frag_add, frag_clear, frag_release, fragment_t, held_t)
 from mos.net.ip cimport IPPROTO_AH, ah, ip4, ip6, ip_any
 from mos.net.link cimport (LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTYPE_ETHERNET, LINKTYPE_IPV4,
                            LINKTYPE_IPV6, LINKTYPE_LOOP, LINKTYPE_NULL, LINKTYPE_PPP, LINKTYPE_PPP_ETHER,
@@ -24,8 +23,9 @@ from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, ge
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
 from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_transport
 from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, BAD_IP_LENGTH, BAD_TCP_HEADER, MAX_STEPS, MAX_TUNNELS,
-                           PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS,
-                           STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
+                           PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC,
+                           STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER,
+                           STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
 
 import ipaddress
@@ -361,14 +361,14 @@ cdef class Decoder:
     """Settings, tables and counters of the decode stage.
 
     tunnels: True (all of TUNNELS), False, or names out of it; max_tunnels of them within each other. checksum: "off", "verify",
-    or "auto", which forgives sums that were left to a NIC. defrag: reassemble IP fragments; of bytes that IPv4 fragments give twice `overlap` keeps the
-    "first" or "last", or refuses the datagram ("drop", as always with IPv6, RFC 5722). hash_key: 16 secret bytes.
-    plainly: simple packets take a short way, with the same result.
+    or "auto", which forgives sums that were left to a NIC. defrag: reassemble IP fragments; of bytes that IPv4 fragments give
+    twice `overlap` keeps the "first" or "last", or refuses the datagram ("drop", as always with IPv6, RFC 5722).
+    hash_key: 16 secret bytes. plainly: simple packets take a short way, with the same result.
     """
 
     def __cinit__(self, *, tunnels=True, checksum="off", bint defrag=True, overlap="first", max_datagrams=MAX_DATAGRAMS,
-                  max_fragments=MAX_FRAGMENTS, max_fragment_bytes=MAX_FRAGMENT_BYTES, bytes hash_key not None=bytes(16), bint plainly=True,
-                  max_tunnels=MAX_TUNNELS):
+                  max_fragments=MAX_FRAGMENTS, max_fragment_bytes=MAX_FRAGMENT_BYTES, bytes hash_key not None=bytes(16),
+                  bint plainly=True, max_tunnels=MAX_TUNNELS):
         if checksum not in CHECKSUMS:
             raise UsageError(f"checksum={checksum!r}: choose one of {', '.join(CHECKSUMS)}")
         if overlap not in OVERLAPS:
@@ -460,8 +460,8 @@ cdef class Decoder:
             bad_transport_checksum=c.bad_l4, partial_checksum=c.partial, fragments=c.frags.fragments,
             fragments_cut=c.cut_fragments, fragments_bad_checksum=c.bad_fragments,
             fragments_duplicate=c.frags.duplicates, fragments_no_memory=c.frags.no_memory,
-            datagrams_reassembled=c.frags.completed, datagrams_held=nheld, datagrams_waiting=c.frags.n, datagrams_bytes=c.frags.bytes,
-            domains=c.domains.n, domain_overflow=c.domains.overflow)
+            datagrams_reassembled=c.frags.completed, datagrams_held=nheld, datagrams_waiting=c.frags.n,
+            datagrams_bytes=c.frags.bytes, domains=c.domains.n, domain_overflow=c.domains.overflow)
         r.update((f"datagrams_{CAUSES[i][9:]}", c.frags.refused[i]) for i in range(BAD_FRAGMENT_OVERLAP, BAD_CAUSES))
         return r
 

@@ -15,7 +15,7 @@ cdef enum:
     FRAG_BUCKETS = 4096
     MAX_DATAGRAMS = 4096            # incomplete at a time: real ones complete within milliseconds
     MAX_FRAGMENTS = 256             # of one datagram: they carry 64 KB at the smallest MTU in use, 296
-    MAX_TOUCHED = 1024              # pieces of one datagram that fragments lay over: some 256 sent twice or cut anew, then an attack
+    MAX_TOUCHED = 1024              # pieces of a datagram that fragments lay over: some 256 sent twice or cut anew, then an attack
     MAX_FRAGMENT_BYTES = 16 << 20   # of all that wait: an average of 4 KB for each datagram
 
 cdef struct piece_t:    # bytes start .. end of the fragmentable part, stored right behind it; pieces never overlap

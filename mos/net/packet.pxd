@@ -75,11 +75,11 @@ cdef struct pkt_t:
     uint16_t linktype       # LINKTYPE_* of its interface
     uint16_t iface          # ordinal of its interface (pcapng), 0 otherwise
     # Offload state, as a port with virtio_net_hdr tells it; 0 from captures. A sender gets it with the frame, changed or not.
-    uint16_t gso_size       # payload bytes of each wire segment of a super-packet, the last one may have fewer; 0: an ordinary frame
+    uint16_t gso_size       # payload bytes of each wire segment of a super-packet, the last may have fewer; 0: an ordinary frame
     uint8_t  gso_type       # VIRTIO_NET_HDR_GSO_* of it, kept as it came; 0 with gso_size 0
-    uint8_t  csum_partial   # 1: the transport checksum field holds the pseudo header's sum, folded and not complemented; NIC or
-                            # peer adds the rest (VIRTIO_NET_HDR_F_NEEDS_CSUM). Never compared; of a rewriting only addresses
-                            # and lengths touch it, ports and payload do not
+    # 1: the transport checksum field holds the pseudo header's sum, folded and not complemented; NIC or peer adds the rest
+    # (VIRTIO_NET_HDR_F_NEEDS_CSUM). Never compared; of a rewriting only addresses and lengths touch it, ports and payload do not.
+    uint8_t  csum_partial
     uint8_t  ahead          # AHEAD_*
     uint64_t hash
     uint8_t  status         # PKT_*

@@ -96,11 +96,11 @@ cdef inline const uint8_t *outer_fragment(const pkt_t *p) noexcept nogil:
     cdef const uint8_t *end = p.frame + p.caplen
     cdef const uint8_t *h
     cdef uint8_t proto
-    cdef int i
+    cdef int _
     if ip == NULL or ip[0] >> 4 == 4:
         return ip if ip != NULL and be16(ip + 6) & IP4_FRAGMENT else NULL
     proto, h = ip[6], ip + 40
-    for i in range(SHARD_EXTENSIONS):
+    for _ in range(SHARD_EXTENSIONS):
         if end - h < 8:
             return NULL
         if proto == IPPROTO_FRAGMENT:

@@ -52,41 +52,41 @@ cdef struct chunk_t:        # blocks follow
     chunk_t *next
     uint32_t blocks
 
-cdef inline int slots_grow(layout_t *l) noexcept nogil:
+cdef inline int slots_grow(layout_t *layout) noexcept nogil:
     """Spare blocks. -1: out of memory."""
-    cdef uint32_t stride = l.size, n = 1 if l.exact else CHUNK_BYTES // stride, i
-    cdef size_t head = 0 if l.exact else sizeof(chunk_t), bytes = head + <size_t>n * stride
+    cdef uint32_t stride = layout.size, n = 1 if layout.exact else CHUNK_BYTES // stride, i
+    cdef size_t head = 0 if layout.exact else sizeof(chunk_t), bytes = head + <size_t>n * stride
     cdef char *p = <char *>malloc(bytes)
     cdef spare_t *b
     if p == NULL:
         return -1
-    if not l.exact:
-        (<chunk_t *>p).next = <chunk_t *>l.chunks
+    if not layout.exact:
+        (<chunk_t *>p).next = <chunk_t *>layout.chunks
         (<chunk_t *>p).blocks = n
-        l.chunks = p
-    l.bytes += bytes
+        layout.chunks = p
+    layout.bytes += bytes
     for i in range(n, 0, -1):
         b = <spare_t *>(p + head + <size_t>(i - 1) * stride)
         b.layout = NULL
-        b.next = <spare_t *>l.spare
-        l.spare = b
+        b.next = <spare_t *>layout.spare
+        layout.spare = b
     return 0
 
-cdef inline int slots_open(layout_t *l, flow_t *f) noexcept nogil:
+cdef inline int slots_open(layout_t *layout, flow_t *f) noexcept nogil:
     """Give a new flow its block, all defaults. -1: out of memory, and the flow has none."""
     cdef spare_t *b
     f.slots = NULL
-    if l.size == 0:
+    if layout.size == 0:
         return 0
-    if l.spare == NULL and slots_grow(l) < 0:
+    if layout.spare == NULL and slots_grow(layout) < 0:
         return -1
-    b = <spare_t *>l.spare
-    l.spare = b.next
-    memcpy(b, l.image, l.size)     # version 0
+    b = <spare_t *>layout.spare
+    layout.spare = b.next
+    memcpy(b, layout.image, layout.size)     # version 0
     f.slots = b
-    l.open += 1
-    if l.open > l.peak:
-        l.peak = l.open
+    layout.open += 1
+    if layout.open > layout.peak:
+        layout.peak = layout.open
     return 0
 
 cdef inline void slots_release(PyObject **refs, uint32_t n) noexcept nogil:
@@ -110,7 +110,7 @@ cdef inline uint32_t slots_overwritten(undo_t *u, const uint8_t *block, PyObject
     u.saved = 0
     return n
 
-cdef inline void slots_close(layout_t *l, flow_t *f) noexcept nogil:
+cdef inline void slots_close(layout_t *layout, flow_t *f) noexcept nogil:
     """Take the block back, after FlowEnd and flow_view_end. Takes the GIL if there are objects to release."""
     cdef PyObject *refs[2 * OBJECTS_MAX]
     cdef uint32_t n = 0, i
@@ -118,24 +118,24 @@ cdef inline void slots_close(layout_t *l, flow_t *f) noexcept nogil:
     cdef PyObject *ref
     if b == NULL:
         return
-    if l.undo.flow == f:
-        n = slots_overwritten(&l.undo, l.undo.copy, refs)
-        l.undo.flow = NULL
-        l.undo.dirty = 0
-    for i in range(l.nobjects):
-        ref = (<PyObject **>(<char *>b + l.objects[i]))[0]
+    if layout.undo.flow == f:
+        n = slots_overwritten(&layout.undo, layout.undo.copy, refs)
+        layout.undo.flow = NULL
+        layout.undo.dirty = 0
+    for i in range(layout.nobjects):
+        ref = (<PyObject **>(<char *>b + layout.objects[i]))[0]
         if ref != NULL:
             refs[n] = ref
             n += 1
     f.slots = NULL
-    l.open -= 1
-    if l.exact:
-        l.bytes -= l.size
+    layout.open -= 1
+    if layout.exact:
+        layout.bytes -= layout.size
         free(b)
     else:
         b.layout = NULL
-        b.next = <spare_t *>l.spare
-        l.spare = b
+        b.next = <spare_t *>layout.spare
+        layout.spare = b
     slots_release(refs, n)
 
 cdef inline void slots_write(undo_t *u, flow_t *f) noexcept nogil:
@@ -148,17 +148,17 @@ cdef inline void slots_write(undo_t *u, flow_t *f) noexcept nogil:
 
 cdef inline void slots_put_object(flow_t *f, uint32_t offset, PyObject *ref) noexcept:
     """Put `ref`, which is handed over, into an object slot. With the GIL."""
-    cdef layout_t *l = (<layout_t **>f.slots)[0]
+    cdef layout_t *layout = (<layout_t **>f.slots)[0]
     cdef PyObject **slot = <PyObject **>(<char *>f.slots + offset)
     cdef PyObject *old
     cdef uint32_t i
-    slots_write(&l.undo, f)
+    slots_write(&layout.undo, f)
     old = slot[0]
     slot[0] = ref
-    if f == l.undo.flow:
-        for i in range(l.nobjects):
-            if l.objects[i] == offset and not l.undo.saved >> i & 1:
-                l.undo.saved |= <uint64_t>1 << i
+    if f == layout.undo.flow:
+        for i in range(layout.nobjects):
+            if layout.objects[i] == offset and not layout.undo.saved >> i & 1:
+                layout.undo.saved |= <uint64_t>1 << i
                 return
     Py_XDECREF(old)
 
@@ -213,11 +213,11 @@ cdef inline void *mos_slot_write(flow_t *f, uint32_t offset) noexcept nogil:
     return <uint8_t *>f.slots + offset
 
 cdef inline uint32_t mos_var_offset(const flow_t *f, uint32_t var) noexcept nogil:
-    cdef const layout_t *l
+    cdef const layout_t *layout
     if f == NULL or f.slots == NULL:
         return 0
-    l = (<const layout_t **>f.slots)[0]
-    return l.offsets[var] if var < l.noffsets else 0
+    layout = (<const layout_t **>f.slots)[0]
+    return layout.offsets[var] if var < layout.noffsets else 0
 
 cdef inline void *mos_var(flow_t *f, uint32_t var) noexcept nogil:
     """mos_slot by FlowVar.index: looked up in the flow's own chain, so it serves any number of stacks at once.

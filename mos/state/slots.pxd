@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from mos.state.blocks cimport layout_t, undo_t
 
 cdef class SlotSpace:
-    cdef layout_t *l
+    cdef layout_t *c
     cdef undo_t *u
     cdef public int64_t now             # packet time, ns: what Map expires by; the stack sets it
     cdef readonly str chain

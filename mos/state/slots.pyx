@@ -38,8 +38,8 @@ cdef enum:
 cdef uint32_t _declared = 0         # FlowVars made so far
 
 
-cdef inline uint32_t offset_in(const layout_t *l, uint32_t index) noexcept nogil:
-    return l.offsets[index] if index < l.noffsets else 0
+cdef inline uint32_t offset_in(const layout_t *layout, uint32_t index) noexcept nogil:
+    return layout.offsets[index] if index < layout.noffsets else 0
 
 
 cdef inline uint32_t offset_of(FlowVar v, Flow flow) except 0:
@@ -57,7 +57,7 @@ cdef uint32_t unusable(FlowVar v, Flow flow) except 0:
     if flow.f == NULL:
         raise StaleFlow(f"flow {flow.id}: {v.label()} was used after the flow ended; use it in FlowEnd at the latest")
     space = getattr(flow.owner, "slots", None)
-    if isinstance(space, SlotSpace) and offset_in((<SlotSpace>space).l, v.index):
+    if isinstance(space, SlotSpace) and offset_in((<SlotSpace>space).c, v.index):
         raise MosError(f"flow {flow.id} has no memory for its state: lower the limit on flows")
     chain = repr(space.chain) if isinstance(space, SlotSpace) else "that tracks this flow"
     raise ChainError(f"{v.label()} is not declared in the chain {chain}: give it a name at the top level of a middlebox's "
@@ -291,25 +291,25 @@ def state_view(cls, Flow flow not None):
     return view
 
 
-cdef int draw(layout_t *l, dict placed) except -1:
+cdef int draw(layout_t *layout, dict placed) except -1:
     """Offsets, default image and undo copy for {FlowVar: offset}."""
     cdef FlowVar var
-    l.noffsets = 1 + max([v.index for v in placed])
-    l.size = (max([offset + v.width for v, offset in placed.items()]) + 7) // 8 * 8
-    l.undo.size = l.size
-    l.offsets = <uint16_t *>calloc(l.noffsets, sizeof(uint16_t))
-    l.image = <uint8_t *>calloc(1, l.size)
-    l.undo.copy = <uint8_t *>calloc(1, l.size)
-    if l.offsets == NULL or l.image == NULL or l.undo.copy == NULL:
+    layout.noffsets = 1 + max([v.index for v in placed])
+    layout.size = (max([offset + v.width for v, offset in placed.items()]) + 7) // 8 * 8
+    layout.undo.size = layout.size
+    layout.offsets = <uint16_t *>calloc(layout.noffsets, sizeof(uint16_t))
+    layout.image = <uint8_t *>calloc(1, layout.size)
+    layout.undo.copy = <uint8_t *>calloc(1, layout.size)
+    if layout.offsets == NULL or layout.image == NULL or layout.undo.copy == NULL:
         raise MemoryError()
-    (<layout_t **>l.image)[0] = l
+    (<layout_t **>layout.image)[0] = layout
     for var, offset in placed.items():
-        l.offsets[var.index] = offset
+        layout.offsets[var.index] = offset
         if var.code == OBJECT:
-            l.objects[l.nobjects] = offset
-            l.nobjects += 1
+            layout.objects[layout.nobjects] = offset
+            layout.nobjects += 1
         else:
-            memcpy(l.image + <int>offset, PyBytes_AS_STRING(var.image), PyBytes_GET_SIZE(var.image))
+            memcpy(layout.image + <int>offset, PyBytes_AS_STRING(var.image), PyBytes_GET_SIZE(var.image))
     return 0
 
 
@@ -321,12 +321,12 @@ cdef class SlotSpace:
     """
 
     def __cinit__(self, declarations=(), str chain="", *, bint exact=False):
-        self.l = <layout_t *>calloc(1, sizeof(layout_t))
-        if self.l == NULL:
+        self.c = <layout_t *>calloc(1, sizeof(layout_t))
+        if self.c == NULL:
             raise MemoryError()
-        self.u = &self.l.undo
-        self.u.layout = self.l
-        self.l.exact = exact
+        self.u = &self.c.undo
+        self.u.layout = self.c
+        self.c.exact = exact
         self.chain = chain
         self.outer = []
         self.declarations = tuple(dict.fromkeys(declarations))
@@ -334,28 +334,28 @@ cdef class SlotSpace:
         placed = place([d for d in self.declarations if d not in self.stores], chain)
         self.layout = tuple(Slot(var.name or "", var.type, offset, var.width) for var, offset in placed.items())
         if placed:
-            draw(self.l, placed)
+            draw(self.c, placed)
 
     def __dealloc__(self):
         cdef chunk_t *c
         cdef flow_t f
         cdef uint32_t i
-        if self.l == NULL:
+        if self.c == NULL:
             return
         slots_settle(self.u)
         self.u.flow = NULL
-        while self.l.chunks != NULL:
-            c = <chunk_t *>self.l.chunks
+        while self.c.chunks != NULL:
+            c = <chunk_t *>self.c.chunks
             for i in range(c.blocks):
-                f.slots = <char *>c + sizeof(chunk_t) + <size_t>i * self.l.size
+                f.slots = <char *>c + sizeof(chunk_t) + <size_t>i * self.c.size
                 if (<spare_t *>f.slots).layout != NULL:
-                    slots_close(self.l, &f)
-            self.l.chunks = c.next
+                    slots_close(self.c, &f)
+            self.c.chunks = c.next
             free(c)
-        free(self.l.offsets)
-        free(self.l.image)
-        free(self.l.undo.copy)
-        free(self.l)
+        free(self.c.offsets)
+        free(self.c.image)
+        free(self.c.undo.copy)
+        free(self.c)
 
     def offset(self, FlowVar var not None):
         """Offset of `var` for C handlers (mos_slot). Raises ChainError if the chain does not declare it."""
@@ -377,7 +377,7 @@ cdef class SlotSpace:
 
     def counters(self):
         """Blocks open now and at most, bytes taken for them, packets whose writes were undone."""
-        return {"open": self.l.open, "peak": self.l.peak, "bytes": self.l.bytes, "undone": self.u.undone}
+        return {"open": self.c.open, "peak": self.c.peak, "bytes": self.c.bytes, "undone": self.u.undone}
 
     def store_counters(self):
         """[(kind, name, counters)] of the Pools, Counts, Maps and Tables."""
@@ -396,7 +396,7 @@ cdef class SlotSpace:
 
 cdef int slot_offset(SlotSpace space, object var) except -1:
     """Offset of a FlowVar for mos_slot. Raises ChainError if the chain of `space` does not declare it."""
-    cdef uint32_t offset = offset_in(space.l, (<FlowVar?>var).index)
+    cdef uint32_t offset = offset_in(space.c, (<FlowVar?>var).index)
     if not offset:
         raise ChainError(f"{var.label()} is not declared in the chain {space.chain!r}")
     return offset
@@ -423,6 +423,7 @@ def running():
 def store_of(declaration):
     """The running stack's data for a Pool, Count, Map or Table. Raises MosError outside a run."""
     if mos_running == NULL:
-        raise MosError(f"{declaration!r} can be used inside a handler only; after a run read chain.value({declaration.name or '...'})")
+        raise MosError(f"{declaration!r} can be used inside a handler only; "
+                       f"after a run read chain.value({declaration.name or '...'})")
     store = (<SlotSpace>mos_running).stores.get(declaration)
     return store if store is not None else (<SlotSpace>mos_running).store(declaration)

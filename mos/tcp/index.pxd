@@ -47,22 +47,22 @@ cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
             hi = mid
     return lo
 
-cdef inline uint32_t upto(const leaf_t *l, uint64_t off) noexcept nogil:
+cdef inline uint32_t upto(const leaf_t *leaf, uint64_t off) noexcept nogil:
     """How many entries of the leaf lie at or below `off`."""
-    cdef uint32_t lo = 0, hi = <uint32_t>l.n, mid
+    cdef uint32_t lo = 0, hi = <uint32_t>leaf.n, mid
     while lo < hi:
         mid = (lo + hi) >> 1
-        if l.off[mid] <= off:
+        if leaf.off[mid] <= off:
             lo = mid + 1
         else:
             hi = mid
     return lo
 
-cdef inline void leaf_fetch(const leaf_t *l) noexcept nogil:
+cdef inline void leaf_fetch(const leaf_t *leaf) noexcept nogil:
     """All of its lines are on their way at once; searched one by one each would be waited for."""
     cdef size_t at = 0
     while at < sizeof(leaf_t):
-        prefetch(<const char *>l + at)
+        prefetch(<const char *>leaf + at)
         at += LINE
 
 cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, uint32_t *k) noexcept nogil:
@@ -80,26 +80,26 @@ cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, 
 
 cdef inline void *index_floor(const index_t *x, uint64_t off) noexcept nogil:
     """The object with the greatest offset at or below `off`; NULL: there is none."""
-    cdef leaf_t *l
+    cdef leaf_t *leaf
     cdef uint32_t i = 0, k = 0
     if x.n == 0:
         return NULL
-    l = index_seek(x, off, &i, &k)
-    return l.at[k - 1] if k else NULL
+    leaf = index_seek(x, off, &i, &k)
+    return leaf.at[k - 1] if k else NULL
 
 cdef inline bint index_gap(const index_t *x, uint64_t off, uint64_t end) noexcept nogil:
     """Is there no object within [off, end)? The index is not empty. The neighbours are fetched: one that comes to lie between
     them is linked to both."""
     cdef uint32_t i = 0, k = 0
-    cdef leaf_t *l = index_seek(x, off, &i, &k)
+    cdef leaf_t *leaf = index_seek(x, off, &i, &k)
     if k:
-        prefetch(l.at[k - 1])
-    if k < l.n:
-        prefetch(l.at[k])
-    if k and l.end[k - 1] > off:
+        prefetch(leaf.at[k - 1])
+    if k < leaf.n:
+        prefetch(leaf.at[k])
+    if k and leaf.end[k - 1] > off:
         return False
-    if k < l.n:
-        return l.off[k] >= end
+    if k < leaf.n:
+        return leaf.off[k] >= end
     return i + 1 == x.n or x.first[i + 1] >= end
 
 cdef inline int index_grow(index_t *x) noexcept nogil:
@@ -123,61 +123,61 @@ cdef inline int index_grow(index_t *x) noexcept nogil:
 
 cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
     """An empty leaf at `place`. NULL: out of memory."""
-    cdef leaf_t *l = <leaf_t *>malloc(sizeof(leaf_t))
-    if l == NULL:
+    cdef leaf_t *leaf = <leaf_t *>malloc(sizeof(leaf_t))
+    if leaf == NULL:
         return NULL
     if x.n == x.room and index_grow(x) < 0:
-        free(l)
+        free(leaf)
         return NULL
     memmove(x.leaves + place + 1, x.leaves + place, (x.n - place) * sizeof(leaf_t *))
     memmove(x.first + place + 1, x.first + place, (x.n - place) * sizeof(uint64_t))
-    l.n = 0
-    x.leaves[place] = l
+    leaf.n = 0
+    x.leaves[place] = leaf
     x.n += 1
     x.bytes += sizeof(leaf_t)
-    return l
+    return leaf
 
 cdef inline int index_add(index_t *x, uint64_t off, uint64_t end, void *at) noexcept nogil:
     """Enter an object whose offset is not there yet. -1: out of memory."""
     cdef uint32_t i = 0, k = 0, half
-    cdef leaf_t *l = index_seek(x, off, &i, &k) if x.n else leaf_new(x, 0)
+    cdef leaf_t *leaf = index_seek(x, off, &i, &k) if x.n else leaf_new(x, 0)
     cdef leaf_t *more
-    if l == NULL:
+    if leaf == NULL:
         return -1
     x.sought = 0
-    if l.n == LEAF:
+    if leaf.n == LEAF:
         half = LEAF if k == LEAF and i + 1 == x.n else LEAF // 2    # upwards, as streams go, leaves stay full
         more = leaf_new(x, i + 1)
         if more == NULL:
             return -1
-        memmove(&more.off[0], &l.off[half], (LEAF - half) * sizeof(uint64_t))
-        memmove(&more.end[0], &l.end[half], (LEAF - half) * sizeof(uint64_t))
-        memmove(&more.at[0], &l.at[half], (LEAF - half) * sizeof(void *))
-        more.n, l.n = LEAF - half, half
+        memmove(&more.off[0], &leaf.off[half], (LEAF - half) * sizeof(uint64_t))
+        memmove(&more.end[0], &leaf.end[half], (LEAF - half) * sizeof(uint64_t))
+        memmove(&more.at[0], &leaf.at[half], (LEAF - half) * sizeof(void *))
+        more.n, leaf.n = LEAF - half, half
         x.first[i + 1] = more.off[0]
         if k >= half:
-            l, k, i = more, k - half, i + 1
-    memmove(&l.off[k + 1], &l.off[k], (l.n - k) * sizeof(uint64_t))
-    memmove(&l.end[k + 1], &l.end[k], (l.n - k) * sizeof(uint64_t))
-    memmove(&l.at[k + 1], &l.at[k], (l.n - k) * sizeof(void *))
-    l.off[k], l.end[k], l.at[k] = off, end, at
-    l.n += 1
-    x.first[i] = l.off[0]
+            leaf, k, i = more, k - half, i + 1
+    memmove(&leaf.off[k + 1], &leaf.off[k], (leaf.n - k) * sizeof(uint64_t))
+    memmove(&leaf.end[k + 1], &leaf.end[k], (leaf.n - k) * sizeof(uint64_t))
+    memmove(&leaf.at[k + 1], &leaf.at[k], (leaf.n - k) * sizeof(void *))
+    leaf.off[k], leaf.end[k], leaf.at[k] = off, end, at
+    leaf.n += 1
+    x.first[i] = leaf.off[0]
     return 0
 
 cdef inline void index_remove(index_t *x, uint64_t off) noexcept nogil:
     """Take out the object at `off`, which is there."""
     cdef uint32_t i = 0, k = 0
-    cdef leaf_t *l = index_seek(x, off, &i, &k)
+    cdef leaf_t *leaf = index_seek(x, off, &i, &k)
     x.sought = 0
-    l.n -= 1
-    memmove(&l.off[k - 1], &l.off[k], (l.n - k + 1) * sizeof(uint64_t))
-    memmove(&l.end[k - 1], &l.end[k], (l.n - k + 1) * sizeof(uint64_t))
-    memmove(&l.at[k - 1], &l.at[k], (l.n - k + 1) * sizeof(void *))
-    if l.n:
-        x.first[i] = l.off[0]
+    leaf.n -= 1
+    memmove(&leaf.off[k - 1], &leaf.off[k], (leaf.n - k + 1) * sizeof(uint64_t))
+    memmove(&leaf.end[k - 1], &leaf.end[k], (leaf.n - k + 1) * sizeof(uint64_t))
+    memmove(&leaf.at[k - 1], &leaf.at[k], (leaf.n - k + 1) * sizeof(void *))
+    if leaf.n:
+        x.first[i] = leaf.off[0]
         return
-    free(l)
+    free(leaf)
     x.n -= 1
     x.bytes -= sizeof(leaf_t)
     memmove(x.leaves + i, x.leaves + i + 1, (x.n - i) * sizeof(leaf_t *))

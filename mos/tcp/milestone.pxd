@@ -33,7 +33,8 @@ cdef inline bint first_syn_ack(const flow_t *f, const pkt_t *p) noexcept nogil:
     cdef const end_t *R = &f.end[CLIENT]
     return p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST) == TCP_SYN | TCP_ACK and p.payload_len == 0 and p.wnd \
         and not S.flags & END_SEEN and S.state == STATE_SYN_RECEIVED and R.state == STATE_SYN_SENT and R.flags & END_SYN \
-        and p.ack == R.snd_max and p.ack == R.nxt and p.ack == iss_of(R) + 1 and known_trouble(f) == NULL and reasm_of(f, CLIENT) == NULL \
+        and p.ack == R.snd_max and p.ack == R.nxt and p.ack == iss_of(R) + 1 \
+        and known_trouble(f) == NULL and reasm_of(f, CLIENT) == NULL \
         and not f.flags & (FLOW_CLOSED | FLOW_ESTABLISHED | FLOW_MIDSTREAM)
 
 cdef inline bint turn(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
@@ -48,7 +49,8 @@ cdef inline bint turn(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     if opens and (s != CLIENT or p.tcp_flags & TCP_FIN or S.flags & END_ACKED or f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM)) \
             or not opens and not f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         return False
-    if p.seq != S.snd_max or p.seq != S.nxt + (S.flags & END_FIN_DONE != 0) or seq_gt(R.last_ack, p.seq) or seq_gt(p.seq, R.rcv_edge):
+    if p.seq != S.snd_max or p.seq != S.nxt + (S.flags & END_FIN_DONE != 0) \
+            or seq_gt(R.last_ack, p.seq) or seq_gt(p.seq, R.rcv_edge):
         return False
     if S.flags & END_ACKED and seq_le(p.ack, S.last_ack) and not (p.tcp_flags & TCP_FIN and p.ack == S.last_ack):
         return False

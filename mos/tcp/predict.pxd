@@ -34,7 +34,8 @@ cdef inline bint predicted(const flow_t *f, const pkt_t *p, int s) noexcept nogi
     """Is `p`, sent by end `s`, the segment that was to be expected?"""
     cdef const end_t *S = &f.end[s]
     cdef const end_t *R = &f.end[1 - s]
-    if p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) != TCP_ACK or S.state != STATE_ESTABLISHED or R.state != STATE_ESTABLISHED \
+    if p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) != TCP_ACK \
+            or S.state != STATE_ESTABLISHED or R.state != STATE_ESTABLISHED \
             or f.flags & (FLOW_CLOSED | FLOW_EMBRYONIC) or not f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
         return False
     if S.flags & (END_SEEN | END_ACKED | END_FIN_SENT) != END_SEEN | END_ACKED \

@@ -5,8 +5,8 @@ from mos.net.packet cimport prefetch
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.queue cimport (
-    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink,
-    reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
+    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave,
+    queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
 
@@ -488,7 +488,8 @@ cdef class Reassembler:
     def conflicts(self):
         """Of the last write: [(offset, old, new)]."""
         cdef uint32_t i
-        return [(self.p.conflicts.at[i].off, self.p.conflicts.at[i].old[:self.p.conflicts.at[i].len], self.p.conflicts.at[i].new[:self.p.conflicts.at[i].len])
+        return [(self.p.conflicts.at[i].off, self.p.conflicts.at[i].old[:self.p.conflicts.at[i].len],
+                 self.p.conflicts.at[i].new[:self.p.conflicts.at[i].len])
                 for i in range(self.p.conflicts.n)]
 
     @property

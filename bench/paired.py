@@ -9,8 +9,8 @@ import sys
 import time
 
 from boxes import data, rejected
-
 from mbox.volume import Volume
+
 from mos.nf import from_module
 from mos.run import Engine
 

@@ -1,6 +1,7 @@
 """Network middleboxes as Python event handlers over one shared TCP stack."""
 TYPE_CHECKING = False       # type checkers take it for true by its name; `typing` would cost 2 ms
 if TYPE_CHECKING:
+    from mos.box import Box
     from mos.errors import (
         CaptureError,
         ChainError,
@@ -17,17 +18,16 @@ if TYPE_CHECKING:
     from mos.events.user import Blob, Ip, Text, UserEvent
     from mos.events.verdict import BYPASS, DETACH, DROP, DROP_FLOW, PASS, RESET, Replace, Rewrite, Verdict
     from mos.nf import NF, Chain, Native, option
-    from mos.box import Box
     from mos.run import Capture, Engine, Settings
     from mos.state.kinds import Count, FlowState, FlowVar, Map, Pool, Table
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
-    "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
-    "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
+    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine",
+    "Filter", "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool",
+    "RESET", "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent",
+    "Verdict", "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
 ]
 
 

@@ -31,10 +31,10 @@ from mos.state.kinds import Table as Table
 
 __version__: str
 __all__ = [
-    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine", "Filter",
-    "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool", "RESET",
-    "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent", "Verdict",
-    "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
+    "BYPASS", "Blob", "Box", "Capture", "CaptureError", "Chain", "ChainError", "Count", "DETACH", "DROP", "DROP_FLOW", "Engine",
+    "Filter", "FilterError", "FlowState", "FlowVar", "HandlerError", "Ip", "Map", "MosError", "NF", "Native", "PASS", "Pool",
+    "RESET", "Replace", "Rewrite", "Settings", "StaleEvent", "StaleFlow", "Table", "Text", "UsageError", "UserEvent",
+    "Verdict", "VerdictError", "compile_filter", "derive", "every", "inline", "on", "open", "option",
 ]
 
 _T = TypeVar("_T")

@@ -96,7 +96,9 @@ class Hub:
         return feed
 
     def observe(self, name, function, stops):
-        """The handler that stands for an async one, which a task tells one event after the other. `stops`: an exception ends the run.
+        """The handler that stands for an async one, which a task tells one event after the other.
+
+        `stops`: an exception ends the run.
         """
         feed = self.feed(name)
         self.tasks.append((feed, function, stops))

@@ -186,13 +186,16 @@ class Engine:
             self.stack.flow_timer(None, tick.seconds, tick, every=True)
 
     def _observe(self, subscriptions, on_error):
-        """Put queues in the places of async handlers; without a loop of the caller's one runs in a thread, until the engine closes."""
-        from mos.observe import Background      # asyncio takes longer to load than all of mos
+        """Put queues in the places of async handlers.
+
+        Without a loop of the caller's one runs in a thread, until the engine closes.
+        """
+        from mos.observe import Background  # asyncio takes longer to load than all of mos
         own = self.observers is None
         if own:
             self.observers = Background(on_error, lambda error: self.halt())
-        out = [replace(sub, function=self.observers.observe(sub.name, sub.function, sub.policy == "raise")) if sub.asynchronous else sub
-               for sub in subscriptions]
+        out = [replace(sub, function=self.observers.observe(sub.name, sub.function, sub.policy == "raise"))
+               if sub.asynchronous else sub for sub in subscriptions]
         if own:
             self.observers.start()
         return out
@@ -217,9 +220,10 @@ class Engine:
             return self.stack.feed(frame, ts_ns, self.settings.linktype if linktype is None else linktype)
 
     def run(self, what, until=0):
-        """Everything from a file name, `-`, an iterable of (ts_ns, frame) or a live port; returns self. `until`: stop after that packet.
+        """Everything from a file name, `-`, an iterable of (ts_ns, frame) or a live port; returns self.
 
-        Raises CaptureError after the last good packet of a damaged file, and whatever a handler raised.
+        `until`: stop after that packet. Raises CaptureError after the last good packet of a damaged file, and whatever a
+        handler raised.
         """
         self.source = open_source(what)
         self.stack.stop_after(until)
@@ -370,7 +374,8 @@ class Engine:
             dropped["failed"] = failed
         table = c["flows"]
         first = ("packets_in", "packets_out", "forwarded")
-        out = {k: c[k] for k in first} | {"dropped": dropped} | {k: c[k] for k in ("held", "consumed", "injected", "split", "bytes_in")}
+        out = {k: c[k] for k in first} | {"dropped": dropped}
+        out |= {k: c[k] for k in ("held", "consumed", "injected", "split", "bytes_in")}
         out |= {"flows": c["flows"].get("created", 0), "events": c["events"], "seconds": round(self.seconds, 6),
                 "cpu_seconds": round(self.cpu_seconds, 6),
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "peak_anon_bytes": self.peak_anon,

@@ -30,9 +30,9 @@ PLAIN = (int, float, str, bytes, list, dict, set, tuple, bytearray)
 
 
 def check(chain, path, write=None, further=()):
-    """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them, or for `further` reasons.
+    """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them.
 
-    `path` None: it is no capture.
+    `path` None: it is no capture. `further`: more reasons against it.
     """
     reasons = [reason for reason in map(worker_refusal, chain.declarations()) if reason]
     reasons += [f"{s.name} is called at intervals, which each worker would do" for s in chain.subscriptions if s.tick is not None]

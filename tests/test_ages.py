@@ -22,7 +22,8 @@ def talk(flows, ns):
         yield 10**18 + n * ns, bytes(frame)
 
 
-@pytest.mark.parametrize("flows, ns", [(0, 1), (1, 1), (5000, 0), (5000, 1), (5000, 1000), (300_000, 20), (5000, SECOND // 100_000)])
+@pytest.mark.parametrize("flows, ns", [(0, 1), (1, 1), (5000, 0), (5000, 1), (5000, 1000), (300_000, 20),
+                                       (5000, SECOND // 100_000)])
 def test_all_are_gone_through_in_order(flows, ns):
     ended = []
 

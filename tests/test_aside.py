@@ -1,4 +1,7 @@
-"""Captures read by one of several workers: what the others take is put aside unread, and time and ordinals go on as if it were not."""
+"""Captures read by one of several workers: what the others take is put aside unread.
+
+Time and ordinals go on as if it were not.
+"""
 import gzip
 import struct
 

@@ -213,7 +213,8 @@ def test_what_is_wrong_is_said():
         async with mos.inline(Memory(frames()), Bad()) as box:
             await box.wait()
     for coroutine, text in ((late(), "too late"), (wrong(where="nonesuch == 3"), "nonesuch"),
-                            (wrong(at="acked"), "for stream events"), (twice(), "once"), (nonesuch(), "no interface"), (broken(), "no start")):
+                            (wrong(at="acked"), "for stream events"), (twice(), "once"), (nonesuch(), "no interface"),
+                            (broken(), "no start")):
         with pytest.raises(UsageError, match=text):
             asyncio.run(coroutine)
     with pytest.raises(UsageError, match="too early"):

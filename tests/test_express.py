@@ -68,20 +68,22 @@ def test_at_the_level_of_flows_both_ways_count_alike(tmp_path):
     parts = [tcp(f"10.0.0.{i + 1}:{i + 1}", "10.0.1.1:80").send(b"request").reply(b"response").close("client") for i in range(5)]
     packets = merge(*parts)
     packets.pcap(tmp_path / "in.pcap")
-    found = []
-    for express in (True, False):
+
+    def ends(express):
         told = []
 
         @on(FlowEnd)
         def ended(ev):
-            told.append((ev.flow.id, ev.reason, ev.flow.client_side.packets, ev.flow.client_side.payload_bytes, ev.flow.server_side.state))
+            client, server = ev.flow.client_side, ev.flow.server_side
+            told.append((ev.flow.id, ev.reason, client.packets, client.payload_bytes, server.state))
         with Engine(Chain([ended]), level="flow") as engine:
             if express:
                 engine.run(tmp_path / "in.pcap")
             else:
                 for ns, frame in packets.packets:
                     engine.feed(frame, ns)
-        found.append(told)
         assert engine.stats()["stages"]["predicted"] == 0
-    assert found[0] == found[1] and len(told) == 5
+        return told
+    told = ends(True)
+    assert told == ends(False) and len(told) == 5
     assert {t[1:] for t in told} == {("shutdown", sum(p.side == "client" for p in parts[0].built), 7, "CLOSED")}

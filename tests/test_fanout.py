@@ -5,11 +5,11 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mos.net.bpf import run_code, verify
+from mos.net.decode import Decoder
 from packets import ether, icmp, ip4, ip6, raw, tcp, udp
 
 from mos.io.fanout import EVERYTHING, EXTENSIONS, KIND, OUTGOING, PROTOCOL, TAGS, TUNNEL_PORTS, program
-from mos.net.bpf import run_code, verify
-from mos.net.decode import Decoder
 
 W32 = 2**32 - 1
 
@@ -144,7 +144,8 @@ def test_what_is_in_a_tunnel_goes_by_its_ends(packet):
 @pytest.mark.parametrize("tags", range(TAGS + 1))
 def test_fragments_are_everybodys(frag, last, tags):
     extension = bytes([17, 0]) + struct.pack("!H", (frag & 0x1fff) * 8 | (not last)) + bytes(4)
-    for packet in (ip4(bytes(64), 17, frag=frag), ip6(extension + bytes(64), 44), ip6(bytes([44, 0, 1, 4, 0, 0, 0, 0]) + extension + bytes(64), 60)):
+    for packet in (ip4(bytes(64), 17, frag=frag), ip6(extension + bytes(64), 44),
+                   ip6(bytes([44, 0, 1, 4, 0, 0, 0, 0]) + extension + bytes(64), 60)):
         frame = ether(packet, vlans=range(tags))
         assert run(frame, 5) == 0 and run(frame, 5, "fragments") == EVERYTHING
         assert all(run(frame, 5, "own", worker) == EVERYTHING for worker in range(5))

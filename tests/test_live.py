@@ -222,7 +222,8 @@ def test_what_libpcap_alone_can_open(bed, name):
 
 def test_a_terminal_is_told_while_it_runs(bed):
     ours, theirs = os.openpty()
-    process = bed.box.start(*MOS, "run", "-i", "m0:m1", "--for", "1", stderr=theirs, env=os.environ | {"PYTHONPATH": str(HERE.parent)})
+    process = bed.box.start(*MOS, "run", "-i", "m0:m1", "--for", "1", stderr=theirs,
+                            env=os.environ | {"PYTHONPATH": str(HERE.parent)})
     os.close(theirs)
     assert process.wait(20) == 0
     said = os.read(ours, 65536).decode()

@@ -32,7 +32,8 @@ def test_states_are_told_in_order():
     _, straight = fed([changed], packets)
     assert straight >= len(packets) - 2
     assert [new for side, new in seen if side == "client"] == ["SYN_SENT", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSED"]
-    assert [new for side, new in seen if side == "server"] == ["SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "TIME_WAIT"]
+    assert [new for side, new in seen if side == "server"] == ["SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
+                                                               "TIME_WAIT"]
 
 
 def test_a_dropped_milestone_reaches_nobody():
@@ -53,8 +54,10 @@ def test_a_dropped_milestone_reaches_nobody():
 @given(data=st.data(), truth=st.sampled_from(["tap", "inline"]), share=st.sampled_from([None, 0, 3]))
 def test_as_on_the_long_way(data, truth, share):
     """Connections that open and close in every manner, some segments lost, sent twice or late."""
-    c = tcp("10.0.0.1:1", "10.0.0.2:2", isn=data.draw(st.sampled_from([(1, 2), (2**32 - 1, 2**32 - 2)])), timestamps=data.draw(st.booleans()))
-    for step in data.draw(st.lists(st.sampled_from(["send", "reply", "fin client", "fin server", "rst client", "rst server"]), max_size=6)):
+    c = tcp("10.0.0.1:1", "10.0.0.2:2", isn=data.draw(st.sampled_from([(1, 2), (2**32 - 1, 2**32 - 2)])),
+            timestamps=data.draw(st.booleans()))
+    steps = st.sampled_from(["send", "reply", "fin client", "fin server", "rst client", "rst server"])
+    for step in data.draw(st.lists(steps, max_size=6)):
         if step in ("send", "reply"):
             getattr(c, step)(b"some bytes", ack=data.draw(st.booleans()))
         elif step[:3] == "rst":

@@ -2,12 +2,12 @@
 from collections import Counter
 
 import pytest
+from mos.net.bpf import run_code
 from packets import ether, ip4, udp
 
 from mos import DROP_FLOW, Engine, on
 from mos.events import FlowStart
 from mos.io.fanout import program
-from mos.net.bpf import run_code
 from mos.testing import icmp_echo, merge, tcp
 from mos.testing import udp as datagrams
 
@@ -70,7 +70,8 @@ def test_fragments_go_where_their_flow_goes(kind, settings):
 def test_a_tunnel_in_fragments_goes_where_its_whole_packets_go():
     def vxlan(size, port=50000):
         inner = ether(ip4(udp(bytes(size), src="10.5.0.1", dst="10.5.0.2"), 17, "10.5.0.1", "10.5.0.2"))
-        return ip4(udp(b"\x08\0\0\0\0\0\x2a\0" + inner, port, 4789, src="10.9.0.1", dst="10.9.0.2"), 17, "10.9.0.1", "10.9.0.2", ident=7)
+        return ip4(udp(b"\x08\0\0\0\0\0\x2a\0" + inner, port, 4789, src="10.9.0.1", dst="10.9.0.2"),
+                   17, "10.9.0.1", "10.9.0.2", ident=7)
     whole = vxlan(800, 50001)
     first = ip4(whole[20:20 + 400], 17, "10.9.0.1", "10.9.0.2", ident=8, frag=0x2000)
     last = ip4(whole[420:], 17, "10.9.0.1", "10.9.0.2", ident=8, frag=50)

@@ -212,7 +212,8 @@ def test_time_is_up_for_all(bed, box):
 
 
 @pytest.mark.parametrize("words, reason", [
-    (["--record", "x.pcapng"], "--record writes packets in the order of one stack"), (["--until", "9"], "--until counts packets, and no worker sees all"),
+    (["--record", "x.pcapng"], "--record writes packets in the order of one stack"),
+    (["--until", "9"], "--until counts packets, and no worker sees all"),
     (["-w", "x.pcap"], "-w writes packets in the order of one stack")])
 def test_what_workers_on_a_wire_cannot_do(words, reason):
     ran = subprocess.run([*MOS, "run", "volume", "-i", "lo", "--workers", "2", *words], capture_output=True, text=True, timeout=30)

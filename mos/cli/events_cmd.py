@@ -53,7 +53,8 @@ def kind_of(name):
     if name not in spec.BY_NAME:
         lower = {k.lower(): k for k in spec.BY_NAME}
         name_near = lower.get(name.lower())
-        raise UsageError(f"no event is called {name!r}" + (f"; did you mean {name_near}?" if name_near else near(name, list(spec.BY_NAME))))
+        hint = f"; did you mean {name_near}?" if name_near else near(name, list(spec.BY_NAME))
+        raise UsageError(f"no event is called {name!r}{hint}")
     return spec.BY_NAME[name]
 
 
@@ -109,8 +110,8 @@ def contract(kind):
 
 def field_line(field):
     values = f": {', '.join(field.values)}" if field.values else ""
-    return "\n".join(textwrap.wrap(f"{field.doc}{values}", WIDTH, initial_indent=f"  {'*' if field.filter else ' '} {field.name:12} {field.type:6} ",
-                                   subsequent_indent=" " * 24))
+    head = f"  {'*' if field.filter else ' '} {field.name:12} {field.type:6} "
+    return "\n".join(textwrap.wrap(f"{field.doc}{values}", WIDTH, initial_indent=head, subsequent_indent=" " * 24))
 
 
 def catalogue_entry(kind):

@@ -169,7 +169,8 @@ def add_parser(subparsers):
     """Enter the subcommand's options."""
     p = subparsers.add_parser("flows", help="what became of every flow of a capture",
                               description="Follow every flow of a capture to its end and tell what became of it.")
-    p.add_argument("-r", "--read", metavar="FILE", required=True, help="capture to read (pcap, pcapng, .gz, .zst; - is standard input)")
+    p.add_argument("-r", "--read", metavar="FILE", required=True,
+                   help="capture to read (pcap, pcapng, .gz, .zst; - is standard input)")
     p.add_argument("--json", action="store_true", help=f"one JSON object a line (schema {SCHEMA}) instead of a table")
     p.add_argument("-f", "--filter", metavar="BPF", help="look only at packets that this packet filter selects")
     p.add_argument("--checksum", choices=CHECKSUMS, default="auto",
@@ -177,7 +178,8 @@ def add_parser(subparsers):
     p.add_argument("--overlap", default="first", metavar="POLICY[,NETWORK=POLICY]…",
                    help="who wins between overlapping bytes not yet delivered, for all and by the receiving host's network: "
                         f"{', '.join(POLICIES)} (default first)")
-    p.add_argument("--pickup", choices=PICKUPS, default="data", help="flows without a SYN: ignore, follow the state, or with data (default)")
+    p.add_argument("--pickup", choices=PICKUPS, default="data",
+                   help="flows without a SYN: ignore, follow the state, or with data (default)")
     p.add_argument("--streams", metavar="DIR", help="write each direction's bytes to a file in DIR")
     p.set_defaults(run=run)
 
@@ -206,7 +208,8 @@ def run(args):
 def print_table(rows):
     """Flows as text, in the order in which they began."""
     rows.sort(key=lambda r: r["id"])
-    print(f"{'id':>5} {'proto':5} {'client':>27} {'server':>27} {'state':6} {'end':10} {'to server':>10} {'to client':>10} {'gaps':>4}")
+    print(f"{'id':>5} {'proto':5} {'client':>27} {'server':>27} {'state':6} {'end':10} "
+          f"{'to server':>10} {'to client':>10} {'gaps':>4}")
     for r in rows:
         print(f"{r['id']:>5} {r['proto']:5} {r['client'] + ':' + str(r['client_port']):>27} "
               f"{r['server'] + ':' + str(r['server_port']):>27} {r['conn_state']:6} {r['end']:10} {r['to_server']['stream']:>10} "

@@ -105,8 +105,8 @@ def events(thing, cls, box):
         return ["It subscribes to nothing."]
     out = ["subscribes to:"]
     for name, mark in marks:
-        out.append(f"  {getattr(mark.target, 'name', None) or mark.target.__name__}" + (f' at="{mark.at}"' if mark.at != "sender" else "")
-                   + f"  ({name})")
+        at = f' at="{mark.at}"' if mark.at != "sender" else ""
+        out.append(f"  {getattr(mark.target, 'name', None) or mark.target.__name__}{at}  ({name})")
     if not known:
         out.append("  and more, as its options say")
     published = dict.fromkeys([*(mark.publishes for _, mark in marks if mark.publishes), *(getattr(box, "publishes", None) or ())])
@@ -139,4 +139,5 @@ def natives(box):
         entries = box().handlers()
     except (MosError, OSError):
         return [], False
-    return [(n.name, Mark(n.event, n.where, n.at, publishes=getattr(n, "publishes", None))) for n in entries if isinstance(n, Native)], True
+    return [(n.name, Mark(n.event, n.where, n.at, publishes=getattr(n, "publishes", None)))
+            for n in entries if isinstance(n, Native)], True

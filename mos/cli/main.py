@@ -56,7 +56,8 @@ def overview():
     """The text of `mos --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {line}" for name, (module, line) in COMMANDS.items() if available(module)]
-    return "\n".join(["usage: mos COMMAND [ARGUMENT ...]", "       mos --version", "", DESCRIPTION, "", "commands:", *lines, "", EXAMPLES])
+    return "\n".join(["usage: mos COMMAND [ARGUMENT ...]", "       mos --version", "", DESCRIPTION, "",
+                      "commands:", *lines, "", EXAMPLES])
 
 
 def available(module):

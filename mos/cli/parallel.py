@@ -10,7 +10,10 @@ from mos.workers import ERR, FAIL, LOG, MOST, OUT, TICK, Workers, check
 
 
 class Parallel:
-    """What makes a Run one whose packets are taken by workers, before it among the bases. This process starts and stops the boxes, and writes what the workers tell."""
+    """What makes a Run one whose packets are taken by workers, before it among the bases.
+
+    This process starts and stops the boxes, and writes what the workers tell.
+    """
 
     def __init__(self, args, stop):
         super().__init__(args, stop)

@@ -26,9 +26,10 @@ examples:
   mos run monitor -i eth0 --for 60                        a tap: looks, changes nothing
 """
 # Option: key in a chain file's [run] and its type there.
-RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str, "pickup": str, "truth": str,
-            "safe": str, "user": str, "level": str, "on_failure": str, "hang_after": (int, float), "max_memory": (str, int),
-            "tunnels": (str, bool, list), "max_flows": int, "timeouts": dict, "limits": dict}
+RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str,
+            "pickup": str, "truth": str, "safe": str, "user": str, "level": str, "on_failure": str,
+            "hang_after": (int, float), "max_memory": (str, int), "tunnels": (str, bool, list), "max_flows": int,
+            "timeouts": dict, "limits": dict}
 REPLAYED = ("filter", "checksum", "overlap", "level", "pickup", "truth", "safe", "tunnels", "max_flows")
 
 
@@ -55,35 +56,48 @@ def seconds(text):
 def add_parser(subparsers):
     """Enter the subcommand's options."""
     p = subparsers.add_parser("run", help="run middleboxes on a capture or on live interfaces", epilog=EXAMPLES,
-                              description="Run a chain of middleboxes on a capture, or live. What they drop is counted and logged, and missing from -w.")
+                              description="Run a chain of middleboxes on a capture, or live. What they drop is counted and "
+                                          "logged, and missing from -w.")
     p.add_argument("nf", nargs="*", metavar="NF", help="middleboxes in order from client to server")
     p.add_argument("-c", "--chain", metavar="FILE", help="take the chain, and options, from a TOML file instead")
-    p.add_argument("--set", metavar="BOX.OPTION=VALUE", action="append", default=[], help="an option of a middlebox; may be repeated")
+    p.add_argument("--set", metavar="BOX.OPTION=VALUE", action="append", default=[],
+                   help="an option of a middlebox; may be repeated")
     p.add_argument("-r", "--read", metavar="FILE", help="capture to read: pcap or pcapng, plain, gzip or zstd; - is standard input")
     p.add_argument("-i", "--interface", metavar="A:B",
-                   help="bridge two interfaces, the clients' side first, with the middleboxes between them; one name, or any, is a tap")
+                   help="bridge two interfaces, the clients' side first, with the middleboxes between them; "
+                        "one name, or any, is a tap")
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
     add_supervision(p)
-    p.add_argument("--record", metavar="FILE", help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
+    p.add_argument("--record", metavar="FILE",
+                   help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",
-                   help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, prints then go to stderr")
-    p.add_argument("--log", metavar="FILE", help="write events and verdicts as JSON lines; - is standard output, prints then go to stderr")
+                   help="write what is forwarded or injected; .pcapng makes a pcapng; - is standard output, "
+                        "prints then go to stderr")
+    p.add_argument("--log", metavar="FILE",
+                   help="write events and verdicts as JSON lines; - is standard output, prints then go to stderr")
     p.add_argument("-f", "--filter", metavar="BPF", help="look only at packets that this packet filter selects; the others pass")
     p.add_argument("--until", metavar="N", type=positive, help="stop after packet N")
     p.add_argument("--checksum", metavar="MODE",
                    help="verify: packets with a wrong checksum are refused; auto (default): unless offloading explains it; off")
-    p.add_argument("--overlap", metavar="POLICY", help="who wins between overlapping bytes not yet delivered, by the receiving host: linux,10.0.0.0/8=windows (default first)")
-    p.add_argument("--level", choices=("tcp", "flow"), help="how far TCP is followed: states and streams (tcp, default), or packets and "
-                   "bytes of flows, which then end by silence (flow); no handler may ask for more")
+    p.add_argument("--overlap", metavar="POLICY",
+                   help="who wins between overlapping bytes not yet delivered, by the receiving host: "
+                        "linux,10.0.0.0/8=windows (default first)")
+    p.add_argument("--level", choices=("tcp", "flow"),
+                   help="how far TCP is followed: states and streams (tcp, default), or packets and "
+                        "bytes of flows, which then end by silence (flow); no handler may ask for more")
     p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
-    p.add_argument("--truth", metavar="MODE", help="tap: packets may be lost around us; inline (default between two interfaces): what we drop is not delivered")
-    p.add_argument("--safe", metavar="MODE", help="inline, let no byte of a stream pass but as the middleboxes saw it: auto (default: if one "
-                   "may stop or change content), on, off; wants --checksum other than off")
+    p.add_argument("--truth", metavar="MODE",
+                   help="tap: packets may be lost around us; inline (default between two interfaces): "
+                        "what we drop is not delivered")
+    p.add_argument("--safe", metavar="MODE",
+                   help="inline, let no byte of a stream pass but as the middleboxes saw it: auto (default: if one "
+                        "may stop or change content), on, off; wants --checksum other than off")
     p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")
     p.add_argument("--max-flows", metavar="N", type=positive, help="flows followed at a time (default 1048576)")
     p.add_argument("--workers", metavar="N", type=positive, default=1,
                    help="share the flows among N processes that tell what one would (not with -w, -r -, or some boxes)")
-    p.add_argument("--stats", action="store_true", help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
+    p.add_argument("--stats", action="store_true",
+                   help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
     p.add_argument("--stats-file", metavar="FILE", help="the same as --stats=FILE")
     p.add_argument("--no-progress", action="store_true", help="no progress bar (there is one only if stderr is a terminal)")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
@@ -169,7 +183,8 @@ class Run:
             self.progress = Progress(self.source, sys.stderr)
         try:
             self.engine = Engine(chain, settings, log=self.out if args.log == "-" else args.log, write=args.write, record=record,
-                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None, on_notice=self.notice, on_error=self.handler_raised)
+                                 on_tick=self.tick, on_verdict=self.tell if args.verbose else None,
+                                 on_notice=self.notice, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
 
@@ -210,7 +225,8 @@ class Run:
     def handler_raised(self, name, what, packet, exc):
         """A handler's first exception in a live run, which goes on; further ones are only counted."""
         where = f"packet {packet}, {what}" if packet else what
-        self.notice(UserCodeError(f"{name} raised {type(exc).__name__} at {where}: {exc} (told once; counted in bus.errors of --stats)", exc))
+        self.notice(UserCodeError(f"{name} raised {type(exc).__name__} at {where}: {exc} "
+                                  "(told once; counted in bus.errors of --stats)", exc))
 
     def tell(self, code, position, reason, packet, now, flow):
         """One verdict, on stderr."""
@@ -234,7 +250,8 @@ class Run:
     def announce(self):
         """A live run begins; its time, too."""
         if self.args.interface and not self.args.quiet:
-            what = f"between {' and '.join(self.args.interface.split(':'))}" if self.inline else f"on a tap of {self.args.interface}"
+            what = f"between {' and '.join(self.args.interface.split(':'))}" if self.inline \
+                else f"on a tap of {self.args.interface}"
             print(f"mos: running {what}; Ctrl-C ends it", file=sys.stderr)
         if self.args.seconds:
             self.deadline = time.monotonic() + self.args.seconds
@@ -434,7 +451,8 @@ def check_filter(text, linktypes):
 
 
 def file_of(nf):
-    return getattr(sys.modules.get(type(nf).__module__), "__mos_file__", None) or getattr(getattr(nf, "module", None), "__mos_file__", None)
+    return getattr(sys.modules.get(type(nf).__module__), "__mos_file__", None) \
+        or getattr(getattr(nf, "module", None), "__mos_file__", None)
 
 
 def same_file(a, b):
@@ -447,7 +465,8 @@ def same_file(a, b):
 def settings_of(args, extra, live=False, truth=None):
     """Settings of the command line and [run]; what is not said keeps its default."""
     from mos.run import Settings
-    said = {key: getattr(args, key) for key in ("truth", "safe", "level", "pickup", "checksum", "overlap", "max_flows") if getattr(args, key) is not None}
+    said = {key: getattr(args, key) for key in ("truth", "safe", "level", "pickup", "checksum", "overlap", "max_flows")
+            if getattr(args, key) is not None}
     said |= {key: extra[key] for key in ("timeouts", "limits") if key in extra}
     if truth:
         said = {"truth": truth} | said

@@ -1,8 +1,9 @@
 """`@on` and `@derive`: they only mark a function. A chain collects the marks of a module or a class when it is built."""
 import difflib
 import inspect
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Callable, Generator, Generic, Never, Protocol, TypeVar, overload
+from typing import Any, Generic, Never, Protocol, TypeVar, overload
 
 from mos.errors import UsageError
 from mos.events import spec
@@ -64,11 +65,11 @@ def on(kind: "type[E] | Narrowed[E]", where: "Predicate | None" = None, at: str 
     """Mark a function as a handler of `kind` and the kinds below it.
 
     where: filter text, or a callable of the event, that must hold. at: "sender" (before the packet is forwarded),
-    "receiver" (after; PacketIn, StreamData, TcpStateChange; observe only) or "acked" (stream events, once the receiver has acknowledged the bytes; observe
-    only); "seen" is "sender". priority: handlers of one middlebox run from the lowest number to the highest, equal ones in
-    the order they are written. attached=False: only for flows given to `flow.attach`. edits: "header", "same_length" or
-    "resize", the most the handler may do to a packet. holds: it may answer Hold. observe: it sees packets that an earlier
-    middlebox dropped, and answers nothing.
+    "receiver" (after; PacketIn, StreamData, TcpStateChange; observe only) or "acked" (stream events, once the receiver has
+    acknowledged the bytes; observe only); "seen" is "sender". priority: handlers of one middlebox run from the lowest number
+    to the highest, equal ones in the order they are written. attached=False: only for flows given to `flow.attach`. edits:
+    "header", "same_length" or "resize", the most the handler may do to a packet. holds: it may answer Hold. observe: it sees
+    packets that an earlier middlebox dropped, and answers nothing.
     An `async def` observes: it is told copies, one after the other, on an event loop, and no packet waits for it.
     Raises UsageError at once for what can be seen to be wrong here; the filter is compiled when the chain is built.
     """
@@ -210,7 +211,8 @@ def _check_function(decorator: str, fn: Any) -> None:
     if not callable(fn) or isinstance(fn, type):
         raise UsageError(f"@{decorator} marks a function, not {fn!r}")
     if inspect.isasyncgenfunction(fn) or (inspect.iscoroutinefunction(fn) and decorator == "derive"):
-        raise UsageError(f"@{decorator}: {_called(fn)} is async and yields, but a packet waits for what is published; use a plain def")
+        raise UsageError(f"@{decorator}: {_called(fn)} is async and yields, but a packet waits for what is published; "
+                         "use a plain def")
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):     # compiled without a signature

@@ -1,11 +1,12 @@
 """An event narrowed by a predicate, which is itself an event: what `StreamData.where("length > 1000")` gives."""
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Generic, TypeVar, Union
+from typing import Any, Generic, TypeVar
 
 from mos.errors import FilterError
 
 E = TypeVar("E")
-Predicate = Union[str, Callable[[Any], object]]
+Predicate = str | Callable[[Any], object]
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +28,7 @@ class Narrowed(Generic[E]):
         return Narrowed(self.root, self.predicates + (predicate,))
 
     @property
-    def parent(self) -> "Union[type[E], Narrowed[E]]":
+    def parent(self) -> "type[E] | Narrowed[E]":
         """The event that the last predicate narrows."""
         return Narrowed(self.root, self.predicates[:-1]) if len(self.predicates) > 1 else self.root
 

@@ -164,7 +164,7 @@ class _Record(type):
     """Turns a class body's annotations into slots before the class exists."""
 
     def __new__(meta, name: str, bases: "tuple[type, ...]", namespace: "dict[str, Any]") -> "_Record":
-        declared: "dict[str, _Declared]" = {}
+        declared: dict[str, _Declared] = {}
         for base in reversed(bases):
             declared.update(getattr(base, "_declared", {}))
         own = {field: annotation for field, annotation in _annotations(namespace).items()
@@ -173,7 +173,8 @@ class _Record(type):
             if field in declared:
                 raise UsageError(f"{name}.{field} is declared by a class it derives from already")
             if field.startswith("_") or any(hasattr(base, field) for base in bases):
-                raise UsageError(f"{name}.{field}: names with a leading _ and those that every event has are taken; choose another name")
+                raise UsageError(f"{name}.{field}: names with a leading _ and those that every event has are taken; "
+                                 "choose another name")
             declared[field] = _declare(name, field, annotation, namespace.pop(field, _REQUIRED))
         required = [d.default is _REQUIRED for d in declared.values()]
         if sorted(required, reverse=True) != required:
@@ -232,7 +233,7 @@ class UserEvent(AppEvent, metaclass=_Record):
     def record(self) -> bytes:
         """The fields as `layout()` says, `record_size()` bytes: what filters read. Numbers are in the machine's byte order."""
         packed = bytearray(self._size)
-        for name, kind, offset, width in self._slots:
+        for name, kind, offset, _ in self._slots:
             value = getattr(self, name)
             if kind in _FORMAT:
                 struct.pack_into(_FORMAT[kind], packed, offset, value)

@@ -92,7 +92,8 @@ def answered(result, name, event, answers, committed, edits):
     if code == CODES["EDIT"]:
         kind, needed = result.payload[0], 2 if result.payload[0] == "replace" else 1
         if edits < 0:
-            raise VerdictError(f"{name} answered {result!r} to {event}: PASS, DROP, DROP_FLOW, RESET, BYPASS and DETACH are possible")
+            raise VerdictError(f"{name} answered {result!r} to {event}: "
+                               "PASS, DROP, DROP_FLOW, RESET, BYPASS and DETACH are possible")
         if edits != needed:
             raise VerdictError(f"{name} answered {kind.capitalize()} without declaring it: "
                                f"@on(…, edits={'same_length' if needed == 2 else 'header'!r})")

@@ -1,5 +1,6 @@
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 
 from typing_extensions import disjoint_base
 

@@ -1,5 +1,4 @@
 """Interfaces for several workers: each has sockets of its own, and the kernel shares frames out among them by flow."""
-import socket
 import struct
 
 from mos.errors import UsageError

@@ -1,4 +1,5 @@
-from typing import Any, Callable, Generic, Iterable, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar, overload
 
 from typing_extensions import disjoint_base
 

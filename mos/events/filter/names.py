@@ -1,7 +1,8 @@
 """What a name in a filter stands for: a field's type and the place it is loaded from."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
 from mos.errors import FilterError
 from mos.events import filtervm as vm

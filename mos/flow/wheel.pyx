@@ -84,7 +84,7 @@ cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil:
     """Set the clock before the first timer is armed; spares the first expire some moves, results are the same."""
     if w.armed == 0 and now > w.clock:
-        w.clock = now
+        w.clock = w.seen = now
 
 
 cdef enum:

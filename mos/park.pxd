@@ -19,10 +19,7 @@ cdef enum:
 
 cdef inline bint park_fragment(Core k, const pkt_t *p) noexcept nogil:
     """Keep a fragment back. False: it is none that is put together, and passes as it comes."""
-    if not k.dec.frags.park or not frag_park(&k.dec.frags, p):
-        return False
-    k.n.fragments += 1
-    return True
+    return k.dec.frags.park and frag_park(&k.dec.frags, p)
 
 cdef inline bint park_can_rename(Core k, const pkt_t *p) noexcept nogil:
     """The datagram is the flow's own, not that of a tunnel round it."""

@@ -236,6 +236,7 @@ cdef class Stack(Core):
             return self.flow_packet(p, 0)
         self.n.other += 1
         if p.status == PKT_FRAGMENT and park_fragment(self, p):
+            self.n.fragments += 1       # other workers park it too and do not count it
             return 0
         ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, NULL, p, self.now, 0, 1)
         if p.status == PKT_MALFORMED:

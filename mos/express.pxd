@@ -18,7 +18,8 @@ from mos.leave cimport leave
 from mos.lifetime cimport LEAP_S, pass_time
 from mos.net.decode cimport decode_ahead
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, pkt_segs, pkt_t)
+    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs,
+    pkt_t)
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
@@ -90,7 +91,10 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)
-    how = STRAIGHT_NEXT if k.flat else goes_straight(k, f, p, s)
+    if k.flat:
+        how = STRAIGHT_NOT if p.tcp_flags & (TCP_FIN | TCP_RST) else STRAIGHT_NEXT
+    else:
+        how = goes_straight(k, f, p, s)
     if how == STRAIGHT_NOT:
         return EXPRESS_NOT
     k.n.packets_in += 1

@@ -8,6 +8,7 @@ from mos.net.frag cimport frag_expire
 from mos.net.packet cimport pkt_t
 
 cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil
+cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil
 cdef void release(Core k, flow_t *f) noexcept nogil
 cdef int expire(Core k) noexcept nogil

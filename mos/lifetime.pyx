@@ -13,14 +13,14 @@ from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_IDLE, END_RST_CLIENT, END_STOPPED, FLOW_CLOSED, FLOW_MIDSTREAM,
+    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_FIN_SENT, END_IDLE, END_RST_CLIENT, END_STOPPED, FLOW_CLOSED, FLOW_MIDSTREAM,
     FLOW_RESETTING, flow_cold, flow_t)
 from mos.flow.slab cimport slab_at
 from mos.flow.table cimport table_at, table_create_hashed, table_remove, table_slot, table_victim
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport NO_TIMER, wheel_arm, wheel_cancel, wheel_expire
 from mos.leave cimport leave_again
-from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_RST, TCP_SYN, pkt_t
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t
 from mos.segment cimport arm, drain, flush, patience, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
@@ -91,6 +91,17 @@ cdef uint8_t policy_at(Core k, const uint8_t *addr, int ipver) noexcept nogil:
             if n == 16:
                 return k.targets[i].policy
     return k.policy
+
+
+cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
+    """At the level of flows: both ends have sent a FIN, or one a RST, so silence need not be long until the flow is over."""
+    if p.tcp_flags & TCP_FIN:
+        f.end[s].flags |= END_FIN_SENT
+    if f.flags & FLOW_CLOSED or not p.tcp_flags & TCP_RST and not f.end[0].flags & f.end[1].flags & END_FIN_SENT:
+        return
+    f.flags |= FLOW_CLOSED
+    f.end_reason = <uint8_t>(END_RST_CLIENT + s if p.tcp_flags & TCP_RST else END_FIN)
+    arm(k, f)
 
 
 cdef int make_room(Core k, const pkt_t *p) noexcept nogil:

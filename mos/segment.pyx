@@ -10,7 +10,7 @@ from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
 from mos.events.dispatch cimport MOS_HOLD, WANTS_BYTES, dispatch
 from mos.events.kinds cimport (
     CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN,
-    KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
+    KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK, STATE_TIME_WAIT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
@@ -437,7 +437,7 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
 cdef int64_t patience(Core k, const flow_t *f) noexcept nogil:
     """How long the flow may be silent, ns: the longer time-out of both states counts."""
     if f.key.proto != IPPROTO_TCP or k.flat:
-        return k.idle_ns[11]
+        return k.idle_ns[STATE_TIME_WAIT if f.flags & FLOW_CLOSED else 11]
     return max(k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state])
 
 cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil:

@@ -24,7 +24,7 @@ from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN,
+    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN, TCP_RST,
     pkt_segs)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
@@ -34,7 +34,7 @@ from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
 from mos.notices cimport datagram_at_receiver, malformed
-from mos.lifetime cimport admit, end_flow, pass_tick, pass_time, release
+from mos.lifetime cimport admit, end_flow, note_close, pass_tick, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.share cimport elsewhere
 from mos.segment cimport (
@@ -370,6 +370,8 @@ cdef class Stack(Core):
             if drain(self) < 0:
                 return WAY_FAILED
         f.end[s].offset += p.payload_cap
+        if self.flat and p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_FIN | TCP_RST):
+            note_close(self, f, p, s)
         slots_commit(self.undo)
         return WAY_DONE
 

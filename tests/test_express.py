@@ -86,4 +86,4 @@ def test_at_the_level_of_flows_both_ways_count_alike(tmp_path):
         return told
     told = ends(True)
     assert told == ends(False) and len(told) == 5
-    assert {t[1:] for t in told} == {("shutdown", sum(p.side == "client" for p in parts[0].built), 7, "CLOSED")}
+    assert {t[1:] for t in told} == {("fin", sum(p.side == "client" for p in parts[0].built), 7, "CLOSED")}

@@ -84,7 +84,7 @@ def add_parser(subparsers):
                         "linux,10.0.0.0/8=windows (default first)")
     p.add_argument("--level", choices=("tcp", "flow"),
                    help="how far TCP is followed: states and streams (tcp, default), or packets and "
-                        "bytes of flows, which then end by silence (flow); no handler may ask for more")
+                        "bytes of flows, which end by silence, a short one after FIN or RST (flow); no handler may ask for more")
     p.add_argument("--pickup", metavar="MODE", help="flows without a SYN: off, state only, or data too (default)")
     p.add_argument("--truth", metavar="MODE",
                    help="tap: packets may be lost around us; inline (default between two interfaces): "

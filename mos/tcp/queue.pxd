@@ -15,7 +15,7 @@ cdef enum:
     GATHER_LEAST = 4096     # bytes of such a one, and
     GATHER_MOST = 1 << 18
     SMALL = 1024            # bytes: each KB queued is room for one segment more, up to the bound; so none of a transfer's is small
-    SMALL_SHARE = 4         # of all segments so many may be small: 1,024 (Linux's default 128 KB of receive buffer take some 170)
+    SMALL_SHARE = 2         # of all segments so many may be small: 2,048; half as many lost bytes that real kernels took
     SMALL_LEAST = 64        # with small bounds too
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 

@@ -10,15 +10,16 @@ from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
 from mos.events.dispatch cimport MOS_HOLD, WANTS_BYTES, dispatch
 from mos.events.kinds cimport (
     CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN,
-    KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK, STATE_TIME_WAIT)
+    KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
-    FLOW_MIDSTREAM, end_t, flow_cold, flow_t, policy_of, reasm_at, reasm_of)
+    FLOW_MIDSTREAM, end_t, flow_t, policy_of, reasm_at, reasm_of)
 from mos.flow.table cimport table_promote, table_slot
-from mos.flow.wheel cimport wheel_arm, wheel_armed
+from mos.flow.wheel cimport wheel_arm
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
 from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
+from mos.patience cimport arm, patience
 from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
 from mos.state.blocks cimport slots_abort, slots_commit
 from mos.tcp.classify cimport (
@@ -37,12 +38,6 @@ from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_t
 cdef int64_t ACKED_GRACE_NS = 1_000_000_000
 cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000, CLOSED_LINGER_NS = 10_000_000_000   # for segments in flight
-
-cdef void arm(Core k, flow_t *f) noexcept nogil:
-    """(Re)start the idle timer. One due earlier stays, it asks again then."""
-    cdef int64_t when = f.last_ns + patience(k, f)
-    if not wheel_armed(&flow_cold(f).timer) or flow_cold(f).timer.when > when:
-        wheel_arm(k.idle, table_slot(k.table, f), when)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """One TCP segment through its flow: would the receiver take it, and what then. WAY_*. `fresh`: FRESH_* if it starts it."""
@@ -433,12 +428,6 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     slots_commit(k.undo)
     forwarded(k, f, INT64_MAX if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED) else 0)
     return 0
-
-cdef int64_t patience(Core k, const flow_t *f) noexcept nogil:
-    """How long the flow may be silent, ns: the longer time-out of both states counts."""
-    if f.key.proto != IPPROTO_TCP or k.flat:
-        return k.idle_ns[STATE_TIME_WAIT if f.flags & FLOW_CLOSED else 11]
-    return max(k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state])
 
 cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil:
     """What the new states mean for the flow: its place among those to evict, its end, its time-out, which was `before`."""

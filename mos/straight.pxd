@@ -7,8 +7,9 @@ from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STRE
 from mos.events.ring cimport AT_SENDER, event_t
 from mos.flow.flow cimport CLIENT, FLOW_MIDSTREAM, flow_t, reasm_at
 from mos.net.packet cimport pkt_segs, pkt_t
+from mos.patience cimport patience
 from mos.pickup cimport pickup
-from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, patience, segment, tell
+from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, segment, tell
 from mos.state.blocks cimport slots_commit
 from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken

@@ -16,28 +16,40 @@ class Model:
 
     def __init__(self):
         self.heap, self.live, self.order, self.clock = [], {}, 0, 0
+        self.queue = []         # entries, void ones too: they stand until what was before them has gone
 
-    def arm(self, node, when):
-        self.live[node] = (when, self.order)
-        heapq.heappush(self.heap, (when, self.order, node))
+    def arm(self, node, when, queued=False):
+        self.live[node] = (when, not queued, self.order)
+        heapq.heappush(self.heap, (*self.live[node], node))
         self.order += 1
+
+    def put(self, node, when):
+        """Queued if it comes in order."""
+        in_order = when >= self.clock and (not self.queue or when >= self.queue[-1][0])
+        self.arm(node, when, in_order)
+        if in_order:
+            self.queue.append((*self.live[node], node))
 
     def cancel(self, node):
         self.live.pop(node, None)
 
     def expire(self, now):
         self.clock = max(self.clock, now)
+        while self.queue and self.queue[0][0] <= self.clock and self.live.get(self.queue[0][3]) != self.queue[0][:3]:
+            self.queue.pop(0)
         while self.heap and self.heap[0][0] <= self.clock:
-            when, order, node = heapq.heappop(self.heap)
-            if self.live.get(node) == (when, order):
+            *due, node = heapq.heappop(self.heap)
+            if self.live.get(node) == tuple(due):
                 del self.live[node]
+                if not due[1]:
+                    assert self.queue.pop(0) == (*due, node)
                 return node
         return None
 
 
 node = st.integers(0, NODES - 1)
 delta = st.one_of(st.integers(-200, 200), st.integers(-2**36, 2**36), st.sampled_from([63, 64, 65, 4095, 4096, 2**30]))
-change = st.one_of(st.tuples(st.just("arm"), node, delta), st.tuples(st.just("cancel"), node))
+change = st.one_of(st.tuples(st.sampled_from(["arm", "queue"]), node, delta), st.tuples(st.just("cancel"), node))
 step = st.one_of(change, st.tuples(st.just("expire"), delta, st.lists(change, max_size=4)))
 
 
@@ -45,6 +57,9 @@ def apply(what, wheel, model, now):
     if what[0] == "arm":
         wheel._arm(what[1], max(now + what[2], 0))
         model.arm(what[1], max(now + what[2], 0))
+    elif what[0] == "queue":
+        wheel._queue(what[1], max(now + what[2], 0))
+        model.put(what[1], max(now + what[2], 0))
     else:
         wheel._cancel(what[1])
         model.cancel(what[1])
@@ -102,7 +117,7 @@ def test_one_long_timer_among_100000_short_ones(sorts):
             fired.append(n)
     assert fired == sorted(range(count), key=lambda i: (whens[i], i))[:len(fired)] and len(fired) > 0.999 * count
     drain(wheel, begin + 3600 * 10**9 - 1)
-    assert wheel.counters() == {"armed": 1, "peak": count + 1, "started": count + 1, "fired": count}
+    assert wheel.counters() == {"armed": 1, "peak": count + 1, "started": count + 1, "fired": count, "queue": 0}
     assert drain(wheel, begin + 3600 * 10**9) == [count]
 
 
@@ -157,3 +172,28 @@ def test_years_at_once():
     for n in range(63):
         wheel._arm(n, 2**n)
     assert drain(wheel, NEVER) == list(range(63))
+
+
+def test_those_who_wait_equally_long_are_queued():
+    count, begin, wait = 5000, 1_700_000_000 * 10**9, 5 * 10**9
+    wheel = Wheel(_nodes=count)
+    wheel._start(begin)
+    for n in range(count):
+        wheel._queue(n, begin + n + wait)
+    for n in range(0, count, 3):
+        wheel._cancel(n)
+    wheel._queue(0, begin + count + wait)
+    wheel._arm(1, begin + wait + 4)
+    wheel._queue(2, begin)                  # out of order: it goes on the wheel
+    left = [n for n in range(4, count) if n % 3]
+    assert drain(wheel, begin + wait + 3) == [2]
+    assert drain(wheel, begin + 10 * wait) == [4, 1, *left[1:], 0]
+    assert wheel.counters()["armed"] == 0 and not wheel._due(NEVER - 1)
+
+
+def test_the_queue_is_bounded_by_its_nodes():
+    wheel = Wheel(_nodes=2)
+    for n in range(10_000):
+        wheel._queue(n % 2, 10**9 + n)
+    assert wheel.counters()["queue"] == 1024
+    assert drain(wheel, 10**9 + 9_998) == [0] and drain(wheel, NEVER) == [1]

@@ -71,10 +71,13 @@ cdef inline void table_prefetch(const table_t *t, uint64_t hash) noexcept nogil:
     prefetch(&t.index[<uint32_t>hash & t.mask])
 
 cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash, bint cold) noexcept nogil:
-    """Start to load the flow, with its `cold` part or without, once table_prefetch has had its time. A hint: looks at the first
-    entry only."""
-    cdef entry_t e = t.index[<uint32_t>hash & t.mask]
-    if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF:
+    """Start to load the flow, with its `cold` part or without, once table_prefetch has had its time. A hint: looks at two
+    entries only, as table_peek does."""
+    cdef uint32_t tag = <uint32_t>hash
+    cdef const entry_t *e = &t.index[tag & t.mask]
+    if e.tag != tag and tag & t.mask != t.mask:
+        e += 1
+    if e.tag == tag and not e.ref & ALIAS_REF:
         prefetch_lines(<const char *>table_at(t, e.ref), FLOW_BYTES)
         if cold:
             prefetch(flow_cold(table_at(t, e.ref)))

@@ -11,6 +11,12 @@ cdef enum:
     PAST = LEVELS * SLOTS   # the list of nodes before the clock, sorted, has its head behind theirs
     HEAD = 0x80000000       # this bit in a neighbour's number: a head, else 1 + the slot of the object with the node; 0: none
     NO_TIMER = 0xffffffff
+    QUEUED = 0x7fffffff     # a node's `prev`: it is in the queue, and `next` is the number of its entry
+
+cdef struct due_t:
+    int64_t  when
+    uint32_t slot
+    uint32_t spare
 
 cdef struct wheel_t:
     int64_t  clock          # every node in `slot` has when >= clock, those in PAST have when < clock
@@ -25,6 +31,11 @@ cdef struct wheel_t:
     const slab_t *of        # what has the nodes:
     bint     flows          # flows, in their cold parts, or objects that begin with one
     bint     sorts          # few that are due soon are put in order at once: for time-outs, which are armed far ahead
+    due_t   *queue          # of those who wait equally long: by time as they come, read in a row when nobody has touched them for long
+    uint32_t first          # ring: entries gone and entries ever, modulo 2**32; one whose node does not say so is void
+    uint32_t behind
+    uint32_t room           # entries it has memory for, a power of two
+    int64_t  queued_last    # the time of the last
     timer_node_t slot[705]  # LEVELS * SLOTS list heads, and PAST; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:
@@ -34,6 +45,7 @@ cdef class Wheel:
 
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil
 cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
+cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
 cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil
 cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil
 
@@ -48,3 +60,7 @@ cdef inline timer_node_t *wheel_node(const wheel_t *w, uint32_t slot) noexcept n
 cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
     """Is it worth calling wheel_expire? One compare; never wrongly no."""
     return now >= w.next_due
+
+cdef inline uint32_t wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
+    """The object whose turn in the queue comes after `n` others, if it is still armed; NO_TIMER: none. To be called for in time."""
+    return w.queue[w.first + n & w.room - 1].slot if w.behind - w.first > n and not w.of.exact else <uint32_t>NO_TIMER

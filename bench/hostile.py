@@ -44,7 +44,7 @@ KNOWN_KEY = bytes(16)
 FLOW_BYTES = 768                    # a flow, its place in the index, and the record that only troubled ones have
 SLACK = 8 << 20                     # what any run has: its engine, Python objects, pages of code that became private
 # Bytes of bounds that are no setting (docs/bounds.md): fragments, domains with the longest paths, 65,536 handler sets.
-FIXED = {"fragments": 2 * (16 << 20), "domains": 40 << 20, "sets": 100 << 20, "timers": 16 << 20}
+FIXED = {"fragments": 2 * (16 << 20), "domains": 40 << 20, "sets": 24 << 20, "timers": 16 << 20}
 
 
 @dataclass

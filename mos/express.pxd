@@ -10,7 +10,7 @@ from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t
 from mos.flow.hashes cimport hash_ahead
-from mos.flow.table cimport table_peek, table_prefetch, table_prefetch_flow, table_touch
+from mos.flow.table cimport table_guess, table_peek, table_prefetch, table_prefetch_flow, table_touch
 from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_t
 from mos.io.port cimport SEND_ON
@@ -19,13 +19,14 @@ from mos.lifetime cimport LEAP_S, pass_time
 from mos.net.decode cimport decode_ahead
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs,
-    pkt_t)
+    pkt_t, prefetch)
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
 from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
 
 cdef enum:
+    FEW_SETS = 1024         # so many sets of handlers, 64 KB, stay in a cache by themselves
     NEAR = 16               # a flow is fetched so many packets ahead: 2 us, ten memory latencies: its five lines come one by one
 
 cdef enum:              # how an express way ended
@@ -69,6 +70,16 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
     for i in range(min(n, <int>NEAR)):
         if batch[i].ahead == AHEAD_FLOW:
             table_prefetch_flow(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
+
+cdef inline void fetch_behind(Core k, const pkt_t *p) noexcept nogil:
+    """Call for what the flow of a packet that is soon to come leads to; the flow itself has been fetched."""
+    cdef const flow_t *f = table_guess(k.table, p.hash)
+    if f == NULL:
+        return
+    if f.more != NULL:
+        prefetch(f.more)
+    if k.bus.nsets > FEW_SETS:
+        prefetch(&k.bus.sets[f.set_id])
 
 cdef inline int pass_by(Core k, aside_t *a, int i) noexcept nogil:
     """What other workers take just before the batch's packet `i`: time goes by. -1: a handler raised, and the run is to stop."""

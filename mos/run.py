@@ -49,7 +49,7 @@ LIMITS = {
     "retained": 8 << 20,    # forwarded and not acknowledged, a direction: more than the 6 MB of Linux receive buffers
     "global": 1 << 30,      # memory of all directions together: what a small box can spare beside its flows
     "tunnels": 4,           # within each other: operators nest three; each further one only costs whoever has to parse it
-    "sets": 65536,          # distinct combinations of attached handlers: some 60 MB; sixteen handlers in every combination
+    "sets": 65536,          # distinct combinations of attached handlers: some 20 MB; sixteen handlers in every combination
 }
 
 
@@ -163,7 +163,7 @@ class Engine:
         self.slots = SlotSpace(self.chain.declarations(), " ".join(self.chain.names),
                                exact=bool(os.environ.get("MOS_SANITIZE")))
         bus = Bus(subscriptions, len(self.chain.nfs), reverse=self.chain.reverse,
-                  sets_cap=(LIMITS | s.limits)["sets"])
+                  sets_cap=(LIMITS | s.limits)["sets"], hash_key=key)
         self.stack = Stack(
             bus, Decoder(tunnels=s.tunnels, max_tunnels=(LIMITS | s.limits)["tunnels"], checksum=s.checksum, hash_key=key,
                          plainly=s.shortcuts, overlap="drop" if s.truth == "inline" else "first"),

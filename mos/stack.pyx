@@ -29,7 +29,7 @@ from mos.net.packet cimport (
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, NEAR, express, look_ahead, pass_by
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, NEAR, express, fetch_behind, look_ahead, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
@@ -114,6 +114,8 @@ cdef class Stack(Core):
                 return -2
             if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
                 table_prefetch_flow(self.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
+            if i + NEAR // 2 < n and batch[i + NEAR // 2].ahead == AHEAD_FLOW:
+                fetch_behind(self, &batch[i + NEAR // 2])
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT

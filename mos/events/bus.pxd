@@ -7,7 +7,8 @@ from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport EV_UNSENT, event_t
-from mos.events.sets cimport move_t, place_t, set_t
+from mos.events.members cimport members_t
+from mos.events.sets cimport draft_t, place_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
 from mos.net.packet cimport IPPROTO_TCP
@@ -67,7 +68,8 @@ cdef class Bus:
     cdef node_t *nodes
     cdef place_t *places        # by handler
     cdef set_t *sets
-    cdef move_t *moves          # by transition
+    cdef members_t members
+    cdef draft_t draft
     cdef uint32_t nhandlers, nnodes, nsets, sets_cap
     cdef uint16_t positions
     cdef uint64_t serial        # of events dispatched
@@ -93,8 +95,6 @@ cdef class Bus:
     cdef list owners                    # what keeps filters and C contexts alive
     cdef list policies                  # per handler: raise, fail_open, fail_closed, detach
     cdef dict indices                   # callable -> [handler index]
-    cdef dict interned                  # members -> set
-    cdef list members                   # by set: an int, bit i for handler i
     cdef dict user_rows                 # user event class -> [handler index] in order
     cdef list queue                     # (depth, user event) awaiting delivery
     cdef int32_t asking                 # handler that is being asked, -1: none
@@ -105,9 +105,7 @@ cdef class Bus:
     cdef int add(self, s, dict known) except -1
     cdef int node_for(self, s, dict known) except -2
     cdef int lay_out(self) except -1
-    cdef int64_t intern(self, members, set_t *made) except -2
-    cdef int change(self, flow_t *f, int what, bint on) except -1
-    cdef int64_t find_set(self, uint32_t number, int what, bint on) except -2
+    cdef bint change(self, flow_t *f, int what, bint on) noexcept nogil
     cdef bint attach_flow(self, flow_t *f, fn, bint on) except -1
     cdef PyObject *new_view(self, handler_t *h, event_t *e, answer_t *a, int *verdict) noexcept
     cdef int settle_call(self, handler_t *h, event_t *e, answer_t *a, Event view, PyObject *result) noexcept
@@ -127,7 +125,7 @@ cdef void bus_drop_gil(Bus b) noexcept nogil
 cdef void answer_clear(Bus b, answer_t *a) noexcept nogil
 cdef void set_reason(answer_t *a, reason) noexcept
 cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept
-cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept
+cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept nogil
 cdef int hand_out(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept
 
 cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
@@ -147,8 +145,7 @@ cdef inline void settle(Bus b, handler_t *h, event_t *e, answer_t *a, int verdic
     """Merge one answer. BYPASS and DETACH take effect for the flow's next event; the strongest verdict stands."""
     if verdict >= MOS_BYPASS:
         if e.flow != NULL:
-            bus_take_gil(b)
-            (<void (*)(Bus, handler_t *, flow_t *, int) noexcept nogil>leave_flow)(b, h, e.flow, verdict)
+            leave_flow(b, h, e.flow, verdict)
         return
     if h.observe or not h.answers or not b.answerable >> e.kind & 1 or e.pkt == NULL:   # no packet: a flow's last bytes
         return

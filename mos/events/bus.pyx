@@ -10,7 +10,9 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
-from mos.events.sets cimport MOMENTS, MOVES, ROWS, move_at, move_key, move_t, order_of, set_change, set_free, set_mark, set_open
+from mos.events.members cimport (
+    has_member, members_add, members_copy, members_find, members_free, members_init, name_switch, name_t)
+from mos.events.sets cimport MOMENTS, ROWS, draft_done, draft_end, goes, place_t, set_change, set_free, set_t
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from collections.abc import Hashable
@@ -91,7 +93,7 @@ cdef bint ask_predicate(Bus b, int32_t index, event_t *e) noexcept:
         view_release(view)
 
 
-cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept:
+cdef void leave_flow(Bus b, handler_t *h, flow_t *f, int verdict) noexcept nogil:
     b.change(f, <int>h.index if verdict == MOS_DETACH else -1 - <int>h.position, False)
 
 
@@ -111,34 +113,76 @@ cdef int hand_out(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept:
                 b.forget_view(h.index * NKINDS + e.kind)
 
 
+cdef void intern(Bus b, uint32_t number, int what, const name_t *name) noexcept nogil:
+    """Enter the next set, whose rows are made: this one with `what` if it had it not, or without."""
+    cdef set_t *made = &b.sets[b.nsets]
+    cdef uint64_t *bits = members_copy(&b.members, b.nsets, number)
+    cdef uint32_t i
+    for i in range(b.nhandlers if what < 0 else 0):
+        if goes(b.places, i, what):
+            bits[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+    if what >= 0:
+        bits[what >> 6] ^= <uint64_t>1 << (what & 63)
+    number_set(b, made, name)
+
+
+cdef void number_set(Bus b, set_t *made, const name_t *name) noexcept nogil:
+    if made.mask:   # what a handler attaches is asked about the next event: others' kinds are raised for this flow too
+        made.mask |= b.any_mask & ~<uint64_t>WANTS_BYTES
+    members_add(&b.members, b.nsets, name)
+    b.nsets += 1
+
+
+cdef int64_t find_set(Bus b, uint32_t number, int what, bint on) noexcept nogil:
+    """The set that comes of this one, made if it has not been met; -1: there are as many as there may be, or no memory for it."""
+    cdef name_t name = b.members.names[number]
+    cdef uint32_t i
+    cdef int64_t found
+    if what >= 0:
+        if has_member(&b.members, number, what) == on:
+            return number
+        name_switch(&b.members, &name, what)
+    else:
+        for i in range(b.nhandlers):
+            if goes(b.places, i, what) and has_member(&b.members, number, i):
+                name_switch(&b.members, &name, i)
+    found = members_find(&b.members, &name)
+    if found >= 0:
+        return found
+    if b.nsets == b.sets_cap or set_change(&b.sets[b.nsets], &b.sets[number], &b.draft, b.places, what, on) < 0:
+        return -1
+    intern(b, number, what, &name)
+    return b.nsets - 1
+
+
 cdef class Bus:
     """All handlers of one chain. Built once by `Chain`; `engine` is what flow views ask for attach, timer and verdict.
 
-    `sets_cap`: distinct attachment patterns of flows; a set costs about 1 KB.
+    `sets_cap`: distinct attachment patterns of flows; a set costs about 200 bytes. `hash_key`: 16 secret bytes.
     """
 
-    def __cinit__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
+    def __cinit__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536, bytes hash_key=bytes(16)):
+        cdef uint64_t k0 = int.from_bytes(hash_key[:8], "little"), k1 = int.from_bytes(hash_key[8:16], "little")
         self.handlers = <handler_t *>calloc(len(subscriptions) + 1, sizeof(handler_t))
         self.nodes = <node_t *>calloc(sum([len(s.predicates) for s in subscriptions]) + 1, sizeof(node_t))
         self.sets_cap = max(1, sets_cap)
         if posix_memalign(<void **>&self.sets, 64, self.sets_cap * sizeof(set_t)):
             self.sets = NULL
         self.places = <place_t *>calloc(len(subscriptions) + 1, sizeof(place_t))
-        self.moves = <move_t *>calloc(MOVES, sizeof(move_t))
         self.slots = <PyObject **>calloc((len(subscriptions) + 1) * NKINDS, sizeof(PyObject *))
         if self.handlers == NULL or self.nodes == NULL or self.sets == NULL or self.places == NULL \
-                or self.slots == NULL or self.moves == NULL:
+                or self.slots == NULL or members_init(&self.members, len(subscriptions), self.sets_cap, k0, k1) < 0:
             raise MemoryError("no memory for the handler tables")
 
-    def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536):
+    def __init__(self, subscriptions, positions, engine=None, reverse=True, uint32_t sets_cap=65536, bytes hash_key=bytes(16)):
         if len(subscriptions) > MAX_HANDLERS:
             raise ChainError(f"{len(subscriptions)} handlers are more than {MAX_HANDLERS}: split the chain")
         self.positions, self.reverse, self.engine = max(1, positions), bool(reverse), engine
         self.answerable = sum([1 << BITS[k.name] for k in LEAVES if k.answers])
         self.asking = -1
-        self.errors, self.interned, self.user_rows, self.indices = {}, {}, {}, {}
+        self.errors, self.user_rows, self.indices = {}, {}, {}
         self.functions, self.names, self.owners, self.policies = [], [], [], []
-        self.members, self.queue, self.published = [], [], {}
+        self.queue, self.published = [], {}
         self.subscriptions = subscriptions
         known = {}
         for s in subscriptions:
@@ -153,7 +197,8 @@ cdef class Bus:
                 set_free(&self.sets[i])
         free(self.sets)
         free(self.places)
-        free(self.moves)
+        members_free(&self.members)
+        free(self.draft.order)
         free(self.slots)
         free(self.handlers)
         free(self.nodes)
@@ -211,65 +256,42 @@ cdef class Bus:
 
     cdef int lay_out(self) except -1:
         """Where each handler stands, and the set of those that are attached from a flow's start."""
-        cdef set_t first
-        cdef uint32_t row, n = 0
+        cdef uint32_t row, i
+        cdef set_t *first = self.sets
+        cdef name_t name
+        name.at = name.rest = 0
         rows = walk(self.subscriptions, range(self.nhandlers), self.reverse)
-        if set_open(&first, sum([len(r) for r in rows])) < 0:
+        self.draft.order = <uint16_t *>calloc(sum([len(r) for r in rows]) + 1, sizeof(uint16_t))
+        if self.draft.order == NULL:
             raise MemoryError("no memory for a handler set")
         for to_server, sign in enumerate((-1 if self.reverse else 1, 1)):
             for rank, i in enumerate(in_order(self.subscriptions, range(self.nhandlers), sign)):
                 self.places[i].rank[to_server], self.places[i].position = rank, self.handlers[i].position
+        first.mask = first.rows[0] = first.rows[1] = 0
         for row in range(ROWS):
-            first.start[row] = n
             for i in rows[row]:
                 self.places[i].rows[row >> 6] |= <uint64_t>1 << (row & 63)
                 if self.handlers[i].attached:
-                    order_of(&first)[n] = i
-                    set_mark(&first, row)
-                    n += 1
-        first.start[ROWS] = n
-        self.intern(sum([1 << i for i in range(self.nhandlers) if self.handlers[i].attached]), &first)
+                    self.draft.order[self.draft.n] = <uint16_t>i
+                    self.draft.n += 1
+            draft_end(&self.draft, first, row)
+        if draft_done(&self.draft, first) < 0:
+            raise MemoryError("no memory for a handler set")
+        for i in range(self.nhandlers):
+            if self.handlers[i].attached:
+                name_switch(&self.members, &name, i)
+                self.members.bits[i >> 6] |= <uint64_t>1 << (i & 63)
+        number_set(self, first, &name)
         return 0
 
-    cdef int64_t intern(self, members, set_t *made) except -2:
-        """Number of the set with these handlers, which has not been met and becomes `made`."""
-        if made.mask:   # what a handler attaches is asked about the next event: others' kinds are raised for this flow too
-            made.mask |= self.any_mask & ~<uint64_t>WANTS_BYTES
-        self.sets[self.nsets] = made[0]
-        self.interned[members] = self.nsets
-        self.members.append(members)
-        self.nsets += 1
-        return self.nsets - 1
-
-    cdef int change(self, flow_t *f, int what, bint on) except -1:
-        """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; 0: the cap on sets refused it."""
-        cdef uint64_t key = move_key(f.set_id, what, on)
-        cdef move_t *move = move_at(self.moves, key)
-        cdef int64_t found
-        if move.key != key:
-            found = self.find_set(f.set_id, what, on)
-            if found < 0:
-                self.sets_refused += 1
-                return 0
-            move.key, move.to = key, <uint32_t>found
-        use_set(self, f, move.to)
-        return 1
-
-    cdef int64_t find_set(self, uint32_t number, int what, bint on) except -2:
-        """The set that comes of this one, made if it has not been met; -1: there are as many as there may be."""
-        cdef set_t made
-        cdef object one = 1     # no C integer: there may be thousands of handlers
-        which = [what] if what >= 0 else [i for i in range(self.nhandlers) if self.handlers[i].position == -1 - what]
-        those = sum([one << i for i in which])
-        members = self.members[number] | those if on else self.members[number] & ~those
-        found = self.interned.get(members)
-        if found is not None:
-            return found
-        if self.nsets == self.sets_cap:
-            return -1
-        if set_change(&made, &self.sets[number], self.places, what, on) < 0:
-            raise MemoryError("no memory for a handler set")
-        return self.intern(members, &made)
+    cdef bint change(self, flow_t *f, int what, bint on) noexcept nogil:
+        """Attach or detach handler `what` (-1 - p: all of the box at p) for a flow; False: the cap on sets refused it."""
+        cdef int64_t found = find_set(self, f.set_id, what, on)
+        if found < 0:
+            self.sets_refused += 1
+            return False
+        use_set(self, f, <uint32_t>found)
+        return True
 
     cdef bint attach_flow(self, flow_t *f, fn, bint on) except -1:
         """Attach `fn` to the flow, or detach it: `Flow.attach` ends here."""
@@ -376,15 +398,16 @@ cdef class Bus:
     cdef int deliver(self, event_t *e, answer_t *a, Event view) except -1:
         """Hand queued user events to their subscribers. Answers count as answers to the event they came from."""
         cdef Py_ssize_t i = 0
+        cdef uint32_t number
         try:
             while i < len(self.queue) and not self.failed:
                 depth, user = self.queue[i]
+                number = e.flow.set_id if e.flow != NULL else 0
                 i += 1
                 name = type(user).__name__
                 self.published[name] = self.published.get(name, 0) + 1
-                attached = self.members[e.flow.set_id if e.flow != NULL else 0]
                 for index in listeners(self.subscriptions, type(user), self.user_rows):
-                    if attached >> index & 1 and not self.failed:
+                    if has_member(&self.members, number, index) and not self.failed:
                         self.ask_user(index, user, depth, e, a, view)
         finally:
             self.queue.clear()

@@ -82,6 +82,11 @@ cdef inline void table_prefetch_flow(const table_t *t, uint64_t hash, bint cold)
         if cold:
             prefetch(flow_cold(table_at(t, e.ref)))
 
+cdef inline const flow_t *table_guess(const table_t *t, uint64_t hash) noexcept nogil:
+    """The flow that table_prefetch_flow has fetched, NULL: none. Another may have the same tag."""
+    cdef entry_t e = t.index[<uint32_t>hash & t.mask]
+    return table_at(t, e.ref) if e.tag == <uint32_t>hash and not e.ref & ALIAS_REF else NULL
+
 cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash) noexcept nogil:
     """The flow with this key of its own, where that takes no more than a glance; NULL: table_find_hashed knows."""
     cdef uint32_t tag = <uint32_t>hash

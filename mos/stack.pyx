@@ -158,6 +158,8 @@ cdef class Stack(Core):
         self.outside()
         if len(held) > OUT_CAP:
             raise UsageError(f"a frame of {len(held)} bytes: at most {OUT_CAP} are taken, as in a capture")
+        if not 0 <= ts <= 1 << 62:
+            raise UsageError(f"packet time {ts} is not in ns since 1970")
         memset(&p, 0, sizeof(p))
         p.frame, p.caplen, p.wirelen = <const uint8_t *><char *>held, <uint32_t>len(held), <uint32_t>len(held)
         p.ts, p.number, p.linktype = ts, self.n.packets_in + 1, linktype

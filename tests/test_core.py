@@ -177,6 +177,14 @@ def test_a_frame_larger_than_any_capture_is_refused():
         assert engine.feed(bytes(1 << 18), 1)
 
 
+@pytest.mark.parametrize("ns", [-1, (1 << 62) + 1])
+def test_a_time_to_which_no_interval_could_be_added_is_refused(ns):
+    with Engine(Chain()) as engine:
+        with pytest.raises(UsageError, match="not in ns since 1970"):
+            engine.feed(question().packets[0][1], ns)
+        assert engine.feed(question().packets[0][1], 1 << 62)
+
+
 def test_halt_ends_after_the_packet_in_hand():
     seen = []
 

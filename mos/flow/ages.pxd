@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """All flows in the order of their last packets, without memory for all at once: a span of time after the other."""
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 from mos.flow.flow cimport FLOW_BYTES, flow_cold, flow_t
@@ -37,16 +37,16 @@ cdef inline int ages_begin(ages_t *a, const table_t *t) noexcept nogil:
 
     -1: no memory. `ages_end` in any case.
     """
-    cdef int64_t last = INT64_MIN
+    cdef int64_t first = INT64_MAX, last = 0
     cdef uint32_t slot, most = 1, i
     cdef flow_t *f
     memset(a, 0, sizeof(ages_t))
-    a.first = INT64_MAX
     for slot in range(t.flows.fresh):
         f = flow_in(t, slot)
         if f != NULL:
-            a.first, last = min(a.first, f.last_ns), max(last, f.last_ns)
-    a.width = (last - a.first) // SPANS + 1 if last >= a.first else 1
+            first, last = min(first, f.last_ns), max(last, f.last_ns)
+    a.first = min(first, last)      # without flows, too, the ends of all spans fit
+    a.width = (last - a.first) // SPANS + 1
     for slot in range(t.flows.fresh):
         f = flow_in(t, slot)
         if f != NULL:

@@ -1,4 +1,5 @@
 """Small middleboxes and short ways to run them. No test in itself."""
+from mos.events import StreamData, on
 from mos.nf import Chain, FunctionsNF
 from mos.run import Engine, Settings
 from mos.testing import merge, tcp, udp
@@ -12,6 +13,15 @@ def box(*handlers, **attributes):
     for name, value in attributes.items():
         setattr(nf, name, value)
     return nf
+
+
+def noting(seen, tag, kind=StreamData, answer=None, **marks):
+    """A handler that notes `tag` and the direction, and answers `answer`."""
+    @on(kind, **marks)
+    def handler(ev):
+        seen.append(tag if kind is not StreamData else (tag, "up" if ev.to_server else "down"))
+        return answer
+    return handler
 
 
 def drive(nfs, packets, *, reverse=True, log=None, write=None, on_verdict=None, **settings):

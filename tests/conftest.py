@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from installation import installed, sdist, wheel  # noqa: F401 - fixtures
+from namespaces import bed  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parent.parent
 # Programs that a test starts elsewhere run this tree too, not a copy that happens to be installed.

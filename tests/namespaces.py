@@ -165,6 +165,17 @@ class Running:
             self.process.wait()
 
 
+def made():
+    need()
+    bed = Bed()
+    yield bed
+    bed.close()
+
+
+bed = pytest.fixture(made, scope="module", name="bed")     # every test may use it; `bed = own_bed` makes a module's tests have
+own_bed = pytest.fixture(made, name="bed")                 # one each
+
+
 class Wire:
     """Raw frames at one device: those put on it, and all that come out of it."""
 

@@ -6,11 +6,10 @@ import sys
 import threading
 import time
 
-import namespaces
 import pytest
 import test_live
 from mos.io.port import Memory
-from namespaces import HERE, Bed
+from namespaces import HERE
 
 import mos
 from mos import DROP_FLOW, HandlerError, UsageError, on
@@ -221,14 +220,6 @@ def test_what_is_wrong_is_said():
         mos.inline(Memory([])).events()
     with pytest.raises(UsageError, match="no middlebox"):
         mos.inline(Memory([]), [3])
-
-
-@pytest.fixture(scope="module")
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
 
 
 server = test_live.server

@@ -4,18 +4,13 @@ import os
 import namespaces
 import pytest
 import test_port
-from namespaces import HERE, MOS, SERVER, Bed, Running, Wire
+from namespaces import HERE, MOS, SERVER, Running, Wire
 from test_supervise import Ends
 
 CLOSED = ("--on-failure", "closed")
 
 
-@pytest.fixture
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
+bed = namespaces.own_bed
 
 
 def refused(bed, *words):

@@ -1,20 +1,11 @@
 """Which handlers a flow has: attaching, detaching, sets and their cap; when events and flows go stale."""
 import pytest
-from boxes import box, drive, flows, question
+from boxes import box, drive, flows, noting, question
 
 from mos.errors import HandlerError, StaleEvent, StaleFlow
 from mos.events import Event, FlowEnd, FlowStart, PacketIn, StreamData, on
 from mos.events.verdict import BYPASS, DETACH
 from mos.run import LIMITS
-
-
-def noting(seen, tag, kind=StreamData, answer=None, **marks):
-    """A handler that notes `tag` and the direction, and answers `answer`."""
-    @on(kind, **marks)
-    def handler(ev):
-        seen.append(tag if kind is not StreamData else (tag, "up" if ev.to_server else "down"))
-        return answer
-    return handler
 
 
 def test_set_ids_grow_with_patterns_not_with_flows():

@@ -1,16 +1,7 @@
 """Who is asked about an event, in which order and how often."""
-from boxes import box, drive, question, web
+from boxes import box, drive, noting, question, web
 
 from mos.events import Event, FlowEnd, FlowEvent, FlowStart, PacketIn, StreamData, TcpEvent, on
-
-
-def noting(seen, tag, kind=StreamData, answer=None, **marks):
-    """A handler that notes `tag` and the direction, and answers `answer`."""
-    @on(kind, **marks)
-    def handler(ev):
-        seen.append(tag if kind is not StreamData else (tag, "up" if ev.to_server else "down"))
-        return answer
-    return handler
 
 
 def test_the_walk_is_the_chain_forward_and_backward():

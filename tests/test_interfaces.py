@@ -4,7 +4,7 @@ import time
 
 import namespaces
 import pytest
-from namespaces import SERVER, Bed, Running, Wire
+from namespaces import SERVER, Running, Wire
 
 from mos.errors import UsageError
 from mos.io import interfaces
@@ -12,12 +12,7 @@ from mos.io import interfaces
 FRAME = bytes.fromhex("0200000000d1" "0200000000c1" "88b5") + bytes(46)
 
 
-@pytest.fixture
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
+bed = namespaces.own_bed
 
 
 def passes(bed, mark):

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import time
 
-import namespaces
 import pytest
 import test_port
-from namespaces import HERE, MOS, OFFLOADS, Bed, Running, Wire
+from namespaces import HERE, MOS, OFFLOADS, Running, Wire
 
 from mos.errors import UsageError
 from mos.io.live import open_live
@@ -92,14 +91,6 @@ while True:
         except OSError as e:
             print(type(e).__name__, flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
 
 
 @pytest.mark.parametrize("what, said", [

@@ -6,9 +6,8 @@ import socket
 import subprocess
 import sys
 
-import namespaces
 import pytest
-from namespaces import HERE, Bed, Running
+from namespaces import HERE, Running
 
 from mos import notify
 
@@ -21,14 +20,6 @@ def manager(tmp_path, monkeypatch):
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     yield s
     s.close()
-
-
-@pytest.fixture(scope="module")
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
 
 
 def next_but(manager, *ignored):

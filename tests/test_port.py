@@ -2,7 +2,6 @@
 import struct
 import sys
 
-import namespaces
 import pytest
 from mos.io.port import Memory
 from namespaces import HERE, SERVER, Bed, Running, Wire
@@ -62,14 +61,6 @@ def kinds():
                    ether(0x8864, b"\x11\x00\x00\x01" + struct.pack(">HH", len(ip) + 2, 0x21) + ip)],
         "full": [ether(0x88b5, bytes(range(250)) * 6)],
     }
-
-
-@pytest.fixture(scope="module")
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
 
 
 def crossed(bed, frames, *words):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import namespaces
 import pytest
-from namespaces import HERE, Bed, Running, Wire
+from namespaces import HERE, Running, Wire
 
 from mos import privileges
 from mos.errors import UsageError
@@ -33,12 +33,7 @@ def tries(ev):
 NOTHING = {"CapEff": 0, "CapPrm": 0, "CapInh": 0, "CapAmb": 0}
 
 
-@pytest.fixture
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
+bed = namespaces.own_bed
 
 
 def masks(pid):

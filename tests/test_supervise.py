@@ -6,10 +6,9 @@ import subprocess
 import sys
 import time
 
-import namespaces
 import pytest
 import test_port
-from namespaces import HERE, MOS, SERVER, Bed, Running, Wire
+from namespaces import HERE, MOS, SERVER, Running, Wire
 from test_live import ASK, SERVE
 
 from mos import privileges
@@ -47,14 +46,6 @@ def bad(ev): raise ValueError("no")
 
 def order(what):
     return bytes.fromhex("0200000000d1" "0200000000c1" "88b6") + what + b".." + bytes(40)
-
-
-@pytest.fixture(scope="module")
-def bed():
-    namespaces.need()
-    bed = Bed()
-    yield bed
-    bed.close()
 
 
 @pytest.fixture

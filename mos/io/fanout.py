@@ -125,13 +125,18 @@ def by_type(c):
     c.go("ip6")
 
 
-def ip4(c):
-    c.label("ip4")
-    c.need(20)
+def header(c, version, length):
+    """An IP header of this version starts at X."""
+    c.label(f"ip{version}")
+    c.need(length)
     c.put(STX, IP)
     c.put(IND_B, 0)
     c.put(AND, 0xf0)
-    c.go_unless(JEQ, 0x40, "loose")
+    c.go_unless(JEQ, version << 4, "loose")
+
+
+def ip4(c):
+    header(c, 4, 20)
     c.put(IND_H, 6)
     c.go_if(JSET, 0x3fff, "fragment")
     c.put(IND_B, 9)
@@ -167,12 +172,7 @@ def authentication(c):
 
 
 def ip6(c):
-    c.label("ip6")
-    c.need(40)
-    c.put(STX, IP)
-    c.put(IND_B, 0)
-    c.put(AND, 0xf0)
-    c.go_unless(JEQ, 0x60, "loose")
+    header(c, 6, 40)
     c.put(IND_B, 6)
     c.put(ST, PROTO)
     for offset, name in ((24, DST), (40, AT)):

@@ -207,7 +207,7 @@ cdef void close() noexcept with gil:
     memset(&k.n, 0, sizeof(counters_t))
     memset(k.dropped_by, 0, k.bus.positions * sizeof(uint64_t))
     k.now = k.leap = k.slots.now = k.dec.frags.now = 0
-    k.idle.clock = k.timers.clock = 0
+    k.idle.clock = k.timers.clock = k.idle.seen = k.timers.seen = 0
     k.idle.next_due = k.timers.next_due = INT64_MAX
     k.unproven_from = k.unproven = 0
 

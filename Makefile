@@ -43,13 +43,12 @@ resets: $(VENV)/.test build  ## reset 10,000 live connections in every state on 
 connections: $(VENV)/.test build  ## open and close a million connections through firewall and NAT (four minutes)
 	$(BIN)/python bench/connections.py $(ARGS)
 
-# Left out: what installs elsewhere, so that nothing of it is under a sanitizer, and what only reads sources.
+# What is left out, and why, stands in tests/sanitize/suite.py, which says so at its end.
 sanitize: $(VENV)/.test  ## tests and captures (MOS_CORPORA's too) under AddressSanitizer and UndefinedBehaviorSanitizer; an hour
 	@tools/system sanitize
 	@PYTHON=$(abspath $(BIN))/python tests/sanitize/build sanitize
-	@tests/sanitize/run $(abspath $(BIN))/python -m pytest -p no:cacheprovider -o timeout=3000 --ignore-glob='*/test_packaging.py' \
-	    --ignore-glob='*/test_structure.py' --ignore-glob='*/test_typing.py' -k 'not installed and not another_core' $(TESTS) $(ARGS)
-	@tests/sanitize/run $(abspath $(BIN))/python tests/sanitize/captures.py
+	@status=0; $(abspath $(BIN))/python tests/sanitize/suite.py $(TESTS) $(ARGS) || status=1; \
+	    tests/sanitize/run $(abspath $(BIN))/python tests/sanitize/captures.py || status=1; exit $$status
 
 fuzz: $(VENV)/.test  ## each of TARGETS (all) for SECONDS under libFuzzer and the sanitizers; adds up executions of all runs
 	@tools/system fuzz

@@ -40,8 +40,8 @@ def planted(runtime):
 
 
 def run(runtime, planted, mistake, **env):
-    """What the mistake does; under a sanitizer's own run its settings stay."""
-    options = f"detect_leaks=0:{os.environ.get('ASAN_OPTIONS', '')}"
+    """What the mistake does; under a sanitizer's own run its settings stay, but for where the report goes."""
+    options = f"detect_leaks=0:{os.environ.get('ASAN_OPTIONS', '')}:log_path=stderr"
     env = os.environ | {"LD_PRELOAD": runtime, "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": options, "PYTHONPATH": str(ROOT)} | env
     return subprocess.run([sys.executable, "-c", RUN, planted, str(mistake)], env=env, capture_output=True, text=True)
 
@@ -67,3 +67,28 @@ def test_without_single_objects_the_same_byte_is_not_seen(runtime, planted):
     """Which is what MOS_SANITIZE is for: behind a flow in a chunk lies the next one."""
     done = run(runtime, planted, 1, MOS_SANITIZE="")
     assert (done.returncode, done.stdout) == (0, "2 flows\n"), done.stderr
+
+
+SWALLOWED = """
+import subprocess, sys
+
+def test_one_thing():
+    pass
+
+def test_another_that_does_not_look_how_its_process_ended():
+    subprocess.run([sys.executable, "-c", {run!r}, {planted!r}, "{mistake}"], capture_output=True)
+"""
+
+
+@pytest.mark.parametrize("mistake, status, said", [(0, 0, "0 files with a finding"), (1, 1, "heap-buffer-overflow")])
+def test_a_report_fails_the_run_whoever_swallowed_it(planted, tmp_path, mistake, status, said):
+    """tests/sanitize/suite.py in a tree of one test, whose modules are this one's."""
+    shutil.copytree(ROOT / "tests" / "sanitize", tmp_path / "tests" / "sanitize")
+    built_tree = tmp_path / "build" / "sanitize" / "tree"
+    for tree in (tmp_path, built_tree):
+        (tree / "tests").mkdir(parents=True, exist_ok=True)
+        (tree / "tests" / "test_x.py").write_text(SWALLOWED.format(run=RUN, planted=str(planted), mistake=mistake))
+    done = subprocess.run([sys.executable, tmp_path / "tests" / "sanitize" / "suite.py", "tests/test_x.py"], capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "ASAN_OPTIONS": "", "UBSAN_OPTIONS": ""})
+    assert done.returncode == status, done.stdout + done.stderr
+    assert said in done.stdout and "tests/test_x.py: 2 passed" in done.stdout

@@ -71,7 +71,7 @@ cdef class Core:
         self.on_verdict, self.on_tick = on_verdict, on_tick
         self.timer_table = {}
         self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
-        self.straight = straight and not safe and not bus.want_receiver and not bus.want_acked
+        self.straight = straight and not bus.want_receiver and not bus.want_acked
         self.flat = bus.flat = flat
         self.phase = PHASE_PACKET
         self.set_targets(targets)

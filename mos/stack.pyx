@@ -105,7 +105,7 @@ cdef class Stack(Core):
         """
         cdef int n, i, rc
         cdef flow_t *f = NULL
-        cdef bint swift = self.straight and not self.safe and not self.exact
+        cdef bint swift = self.straight and not self.exact
         source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
         look_ahead(self, batch, n, source.aside, self.exact)

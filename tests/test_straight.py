@@ -27,6 +27,7 @@ def test_an_ordinary_exchange_goes_straight_unless_it_must_not():
     def later(ev):
         pass
     assert fed([data], exchange().packets)[1] >= 36
+    assert fed([data], exchange().packets, truth="inline", safe="on")[1] >= 36
     assert fed([data], exchange().packets, shortcuts=False)[1] == 0
     assert fed([data, later], exchange().packets)[1] == 0
 

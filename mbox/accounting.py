@@ -6,14 +6,15 @@ what      A subscriber is the client of a flow. Each payload byte is charged onc
 options   action  what becomes of retransmissions with other content: "flag" (default) or "drop"
           quota   bytes a subscriber may use before its flows are dropped; 0 (default): any number
           top     rows of the bill (default 50)
-events    FlowStart, StreamData (answer DROP_FLOW over quota), Retransmission, OverlapConflict; publishes FreeRide
+events    FlowStart, FlowEnd, StreamGap, Retransmission, OverlapConflict; publishes FreeRide; with a quota StreamData, too
+          (answers DROP_FLOW over quota), while without one flows are charged when they end, and no packet costs a call
 state     one account per subscriber, of up to a million the least recently used goes
 example   mos run accounting -r pcaps/http_lossy_server.pcap --set accounting.action=drop
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mos import DROP, DROP_FLOW, NF, Ip, Map, UsageError, UserEvent, derive, option
-from mos.events import FlowStart, OverlapConflict, Retransmission, StreamData, on
+from mos.events import FlowEnd, FlowStart, OverlapConflict, Retransmission, StreamData, StreamGap, on
 
 ACTIONS = ("flag", "drop")
 
@@ -53,8 +54,11 @@ class Accounting(NF):
         self.accounts = Map("subscriber", cap=1 << 20, default=Account, partition="client")
 
     def handlers(self):
-        """Without a quota there is nothing to ask before bytes pass."""
-        return [(marks, handler) for marks, handler in super().handlers() if self.quota or handler != self.limit]
+        """Without a quota there is nothing to ask before bytes pass; what only flags needs no safe mode."""
+        left_out = (self.settle_flow, self.lost) if self.quota else (self.limit, self.charge)
+        found = [(marks, handler) for marks, handler in super().handlers() if handler not in left_out]
+        return [([replace(m, observe=True) for m in marks] if handler == self.caught and self.action == "flag" else marks, handler)
+                for marks, handler in found]
 
     @on(FlowStart)
     def open(self, ev):
@@ -73,6 +77,20 @@ class Accounting(NF):
             account.up += ev.length
         else:
             account.down += ev.length
+
+    @on(StreamGap)
+    def lost(self, ev):
+        account = self.accounts[ev.client]      # the flow's stream counts it in
+        if ev.to_server:
+            account.up -= ev.length
+        else:
+            account.down -= ev.length
+
+    @on(FlowEnd)
+    def settle_flow(self, ev):
+        account = self.accounts[ev.client]
+        account.up += ev.flow.client_side.stream_bytes
+        account.down += ev.flow.server_side.stream_bytes
 
     @on(Retransmission)
     def free(self, ev):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from mos cimport (
     IPPROTO_TCP, MOS_DROP, MOS_PASS, MOS_RESET, action_t, event_t, import_mos, mos_capsule, mos_payload, mos_publish,
     mos_to_server, mos_var, mos_var_write)
@@ -33,13 +33,12 @@ import_mos()
 cdef enum:
     STATES_MAX = 65536
 
-DIRECTIONS = {"to_server": 1, "to_client": 2, "both": 3}
+DIRECTIONS = {"to_server": 2, "to_client": 1, "both": 3}
 ACTIONS = {"alert": MOS_PASS, "drop": MOS_DROP, "reset": MOS_RESET}
 KEYS = ("name", "content", "hex", "direction", "nocase", "action")
 
 cdef struct rule_t:
     uint32_t length
-    uint8_t  ways       # 1 to server, 2 to client
     uint8_t  verdict
     const char *name
 
@@ -54,9 +53,45 @@ cdef struct machine_t:
     uint32_t *start         # by state - first: its own patterns are rules[start[i]:start[i + 1]]
     uint32_t *rules
 
+cdef extern from *:
+    """
+    /* Most bytes begin no pattern: while nothing has begun they are passed over, sixteen at a time. */
+    typedef unsigned char mos_bytes __attribute__((vector_size(16)));
+    typedef struct { unsigned char any[256]; mos_bytes one[8]; unsigned int n; } mos_starts;
+    static inline void mos_starts_add(mos_starts *s, unsigned char byte) {
+        if (s->any[byte]) return;
+        s->any[byte] = 1;
+        if (s->n < 8) memset(&s->one[s->n], byte, sizeof(mos_bytes));
+        s->n += 1;
+    }
+    static inline unsigned long mos_starts_find(const mos_starts *s, const unsigned char *d, unsigned long i, unsigned long n) {
+        unsigned int k;
+        while (s->n <= 8 && i + sizeof(mos_bytes) <= n) {
+            mos_bytes here, hit = {0};
+            unsigned long found[2];
+            memcpy(&here, d + i, sizeof here);
+            for (k = 0; k < s->n; k++) hit |= (mos_bytes)(here == s->one[k]);
+            memcpy(found, &hit, sizeof hit);
+            if (found[0] | found[1]) break;
+            i += sizeof here;
+        }
+        while (i < n && !s->any[d[i]]) i++;
+        return i;
+    }
+    """
+    ctypedef struct starts_t "mos_starts":
+        uint32_t n
+    void starts_add "mos_starts_add"(starts_t *s, uint8_t byte) noexcept nogil
+    uint64_t starts_find "mos_starts_find"(const starts_t *s, const uint8_t *d, uint64_t i, uint64_t n) noexcept nogil
+
+cdef struct way_t:          # what is looked for in one direction
+    machine_t *exact
+    machine_t *folded       # of the rules with nocase
+    starts_t  starts        # bytes that begin a pattern
+
 cdef struct ids_t:
-    machine_t exact
-    machine_t folded        # of the rules with nocase
+    way_t    ways[2]        # to client, to server
+    machine_t machines[4]   # as many as the ways do not share
     rule_t   *rules
     uint32_t states         # FlowVar.index
     void     *owner         # the Context
@@ -149,7 +184,6 @@ cdef class Context:
     cdef list names, actions
 
     def __init__(self, rules, states):
-        exact, folded = Trie(), Trie()
         self.names = [rule["name"].encode() for rule in rules]
         self.actions = [rule["action"] for rule in rules]
         self.c.owner = <void *>self
@@ -159,20 +193,40 @@ cdef class Context:
             raise MemoryError("no memory for the rules")
         for i, rule in enumerate(rules):
             self.c.rules[i].length = len(rule["text"])
-            self.c.rules[i].ways = DIRECTIONS[rule["direction"]]
             self.c.rules[i].verdict = ACTIONS[rule["action"]]
             self.c.rules[i].name = <const char *>(<bytes>self.names[i])
-            if rule["nocase"]:
-                folded.add(rule["text"].lower(), i)
-            else:
-                exact.add(rule["text"], i)
-        (<Trie>exact).write(&self.c.exact, False)
-        (<Trie>folded).write(&self.c.folded, True)
+        built = {}
+        for way in range(2):
+            self.c.ways[way].exact = self.machine(rules, way, False, built)
+            self.c.ways[way].folded = self.machine(rules, way, True, built)
+            collect(&self.c.ways[way])
+
+    cdef machine_t *machine(self, rules, way, bint fold, dict built) except NULL:
+        """The automaton of the rules for one direction; one for both if they are the same."""
+        cdef machine_t *m
+        mine = tuple([i for i, r in enumerate(rules) if r["nocase"] == fold and DIRECTIONS[r["direction"]] >> way & 1])
+        if (mine, fold) not in built:
+            trie = Trie()
+            for i in mine:
+                trie.add(rules[i]["text"].lower() if fold else rules[i]["text"], i)
+            m = &self.c.machines[<int>len(built)]
+            built[mine, fold] = len(built)
+            (<Trie>trie).write(m, fold)
+        return &self.c.machines[<int>built[mine, fold]]
 
     def __dealloc__(self):
-        for m in (0, 1):
-            release(&self.c.folded if m else &self.c.exact)
+        for m in range(4):
+            release(&self.c.machines[m])
         free(self.c.rules)
+
+
+cdef void collect(way_t *w) noexcept:
+    """The bytes after which one of its automata is no longer where it begins."""
+    cdef int byte
+    memset(&w.starts, 0, sizeof(w.starts))
+    for byte in range(256):
+        if step(w.exact, 0, <uint8_t>byte) or step(w.folded, 0, <uint8_t>byte):
+            starts_add(&w.starts, <uint8_t>byte)
 
 
 cdef void release(machine_t *m) noexcept:
@@ -189,7 +243,8 @@ cdef inline uint32_t step(const machine_t *m, uint32_t state, uint8_t byte) noex
 cdef int search(void *ctx, const event_t *e, action_t *a) noexcept nogil:
     """StreamData: run its bytes through both automata, on from where the direction's last bytes left them."""
     cdef ids_t *c = <ids_t *>ctx
-    cdef uint64_t n = 0, i, old = 0, new
+    cdef const way_t *w = &c.ways[mos_to_server(e)]
+    cdef uint64_t n = 0, i = 0, old = 0, new
     cdef const uint8_t *data = mos_payload(e, &n)
     cdef bint stream = e.flow != NULL and e.flow.key.proto == IPPROTO_TCP
     cdef uint64_t *slot = <uint64_t *>mos_var(e.flow, c.states) if stream else NULL
@@ -198,15 +253,20 @@ cdef int search(void *ctx, const event_t *e, action_t *a) noexcept nogil:
     if slot != NULL:
         old = slot[0]
     exact, folded = (old >> way) & 0xffff, (old >> way >> 16) & 0xffff
-    if exact >= c.exact.states or folded >= c.folded.states:    # a slot can be written from Python, or be of other rules
+    if exact >= w.exact.states or folded >= w.folded.states:    # a slot can be written from Python, or be of other rules
         exact = folded = 0
-    for i in range(n):
-        exact = step(&c.exact, exact, data[i])
-        folded = step(&c.folded, folded, data[i])
-        if exact >= c.exact.first:
-            verdict = matched(c, &c.exact, exact, e, a, i, verdict)
-        if folded >= c.folded.first:
-            verdict = matched(c, &c.folded, folded, e, a, i, verdict)
+    while i < n:
+        if exact | folded == 0:
+            i = starts_find(&w.starts, data, i, n)
+            if i == n:
+                break
+        exact = step(w.exact, exact, data[i])
+        folded = step(w.folded, folded, data[i])
+        if exact >= w.exact.first:
+            verdict = matched(c, w.exact, exact, e, a, i, verdict)
+        if folded >= w.folded.first:
+            verdict = matched(c, w.folded, folded, e, a, i, verdict)
+        i += 1
     new = (old & ~(<uint64_t>0xffffffff << way)) | (<uint64_t>(folded << 16 | exact) << way)
     if slot != NULL and new != old:
         (<uint64_t *>mos_var_write(e.flow, c.states))[0] = new
@@ -226,15 +286,13 @@ cdef int matched(ids_t *c, const machine_t *m, uint32_t state, const event_t *e,
     """Byte `i` of the event ends at least one pattern: report the longest first; the verdict so far, or the first one now."""
     cdef uint32_t k
     cdef const rule_t *r
-    cdef int way = 1 if mos_to_server(e) else 2
     while state:
         for k in range(m.start[state - m.first], m.start[state - m.first + 1]):
             r = &c.rules[m.rules[k]]
-            if r.ways & way:
-                if verdict == MOS_PASS and r.verdict != MOS_PASS:
-                    verdict = r.verdict
-                    a.why = r.name
-                report(c, m.rules[k], <int64_t>(e.offset + i + 1 - r.length), e, a)
+            if verdict == MOS_PASS and r.verdict != MOS_PASS:
+                verdict = r.verdict
+                a.why = r.name
+            report(c, m.rules[k], <int64_t>(e.offset + i + 1 - r.length), e, a)
         state = m.shorter[state - m.first]
     return verdict
 
@@ -303,6 +361,7 @@ class Ids(NF):
             raise UsageError("ids has nothing to look for: --set ids.patterns=TEXT,… or --set ids.rules=FILE")
         self.states = FlowVar(int, name="ids_states")
         self.context = Context(rules, self.states)
+        self.answers = any(rule["action"] != "alert" for rule in rules)
 
     def declarations(self):
         """Each box its own states: two with different rules may stand in one chain."""
@@ -310,11 +369,12 @@ class Ids(NF):
 
     def handlers(self):
         cdef Context context = self.context
-        own = [Native(StreamData, mos_capsule(search, &context.c), name="search", publishes=Alert, owner=context),
+        own = [Native(StreamData, mos_capsule(search, &context.c), name="search", publishes=Alert, owner=context,
+                      answers=self.answers),
                Native(StreamGap, mos_capsule(restart, &context.c), name="restart", owner=context)]
         return own + (super().handlers() if self.show else [])
 
-    @on(Alert)
+    @on(Alert, observe=True)
     def print_alert(self, alert):
         """One line per match."""
         print(f"{alert.rule}: {alert.flow} {alert.direction}, byte {alert.offset}, {alert.action}")

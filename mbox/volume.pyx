@@ -54,7 +54,7 @@ class Volume(NF):
 
     def handlers(self):
         cdef Context context = self.context
-        return [Native(StreamData, mos_capsule(add, &context.ways[0]), name="add", owner=context),
+        return [Native(StreamData, mos_capsule(add, &context.ways[0]), name="add", owner=context, answers=False),
                 Native(StreamGap, mos_capsule(skip, &context.ways[0]), name="skip", owner=context), *super().handlers()]
 
     def settle(self, engine):

@@ -43,7 +43,8 @@ class Native:
     """A handler in C: `capsule` is a PyCapsule "mos.handler.v1" whose pointer is the function and whose context is its ctx.
 
     `owner` is what ctx, and the texts the handler puts in `action_t.why`, belong to: it and the NF live as long as the handler
-    may be called. `publishes` is the class of user-defined event that the handler publishes, if it does.
+    may be called. `publishes` is the class of user-defined event that the handler publishes, if it does. With `answers=False`
+    it lets everything pass, and no safe mode is needed for its sake.
     """
     event: Any
     capsule: Any
@@ -54,6 +55,7 @@ class Native:
     name: str = "handler"
     publishes: Any = None
     owner: Any = None
+    answers: bool = True
 
 
 class Tick:
@@ -328,7 +330,7 @@ class Chain:
             root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
             priority=mark.priority, observe=mark.observe or nf.observe or later,
-            answers=not later and (user or takes_answers(root, mark.at)), attached=mark.attached, edits=EDITS[mark.edits],
+            answers=not later and not mark.publishes and (user or takes_answers(root, mark.at)), attached=mark.attached, edits=EDITS[mark.edits],
             policy=nf.on_error, on=root.__name__, tick=tick, asynchronous=later)
 
     def _native(self, position, nf, native):
@@ -337,7 +339,8 @@ class Chain:
         return Subscription(
             function=None, name=name, position=position, kind_mask=native.event.kind_mask, moments=MOMENTS[native.at],
             root=native.event, filter=f, priority=native.priority, observe=native.observe or nf.observe, policy=nf.on_error,
-            capsule=native.capsule, publishes=native.publishes, answers=takes_answers(native.event, native.at), owner=(nf, native),
+            capsule=native.capsule, publishes=native.publishes, owner=(nf, native),
+            answers=native.answers and takes_answers(native.event, native.at),
             on=native.event.__name__)
 
     @staticmethod

@@ -330,7 +330,7 @@ cdef class Stack(Core):
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
             return self.drop_on(p, f, s, 0)
         undo_begin(self.undo, f)
-        ring_add(&self.ring, f.mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
+        ring_add(&self.ring, self.bus.any_mask, KIND_PACKET_IN, f, p, self.now, s, s == CLIENT)
         if drain(self) < 0:
             return -1
         slots_commit(self.undo)

@@ -9,6 +9,7 @@ from mos.events.filtervm import run_on
 
 from mos.errors import FilterError
 from mos.events.filter import Layout, RecordField, compile_filter, explain, parse, show
+from mos.events.filter.facts import OF_TCP_FLOW, known, rejects
 from mos.events.filter.names import Scope
 from mos.events.filter.syntax import MAX_DEPTH, MAX_TEXT, And, Compare, In, Literal, Name, Not, Or, Range
 from mos.events.spec import FLOW_FIELDS, KINDS, PACKET_FIELDS, REFUSALS, STATES
@@ -335,3 +336,20 @@ def test_explain():
         "without a flow absent, hence its test false: server_port, client",
         "without a TCP packet absent, hence its test false: syn"]
     assert explain("not true", "FlowEnd").splitlines()[1] == "always rejects"
+
+
+@settings(max_examples=500, deadline=None)
+@given(TREES, st.lists(events(), min_size=1, max_size=4), st.sampled_from(BIG[1:]))
+def test_what_is_known_of_tcp_flows_beforehand_is_so(tree, cases, number):
+    before = known(parse(show(tree)), OF_TCP_FLOW)
+    for values, _ in cases:
+        values |= dict(tcp=True, udp=False, icmp=False, protocol=6, flow_id=number)
+        assert before is None or before == evaluate(tree, values), show(tree)
+
+
+@pytest.mark.parametrize("text, never", [
+    ("udp and not to_server and server_packets == 1", True), ("udp or server_port == 1", False), ("not tcp", True),
+    ("ip_version == 4 and not flow_id > 0", True), ("protocol not in {1, 6, 17}", True), ("protocol in 5..7", False),
+    ("server_port == 80", False), ("not (tcp and ack)", False), ("protocol > 6", True), ("protocol >= 6", False), ("false", True)])
+def test_filters_that_no_packet_of_a_tcp_flow_can_pass(text, never):
+    assert rejects(text, OF_TCP_FLOW) is never

@@ -77,6 +77,7 @@ cdef class Bus:
     cdef uint64_t any_mask      # kinds that some handler of any set wants
     cdef uint64_t want_receiver, want_acked     # kinds wanted at those moments
     cdef uint8_t flat           # TCP flows have no streams
+    cdef uint64_t spared        # kinds that nobody can want of a TCP flow's packets
     cdef uint64_t withheld      # kinds that a flow picked up without its SYN never has
     cdef uint8_t reverse        # server→client walks the chain backwards
     cdef uint8_t failed         # a handler raised and the policy is to stop
@@ -104,6 +105,7 @@ cdef class Bus:
 
     cdef int add(self, s, dict known) except -1
     cdef int node_for(self, s, dict known) except -2
+    cdef int spare(self) except -1
     cdef int lay_out(self) except -1
     cdef bint change(self, flow_t *f, int what, bint on) noexcept nogil
     cdef bint attach_flow(self, flow_t *f, fn, bint on) except -1
@@ -134,8 +136,8 @@ cdef inline void use_set(Bus b, flow_t *f, uint32_t number) noexcept nogil:
     f.mask = b.sets[number].mask
     if f.flags & FLOW_MIDSTREAM:
         f.mask &= ~b.withheld
-    if b.flat and f.key.proto == IPPROTO_TCP:
-        f.mask &= ~<uint64_t>WANTS_BYTES
+    if f.key.proto == IPPROTO_TCP:
+        f.mask &= ~(b.spared | (<uint64_t>WANTS_BYTES if b.flat else 0))
 
 cdef inline int rank_of(Bus b, const handler_t *h, const event_t *e) noexcept nogil:
     """How far down the walk of this direction the handler's box stands."""

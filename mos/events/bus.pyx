@@ -8,7 +8,7 @@ from posix.stdlib cimport posix_memalign
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from mos.events.filtervm cimport Filter, filter_run
-from mos.events.kinds cimport NKINDS
+from mos.events.kinds cimport KIND_PACKET_IN, NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.members cimport (
     has_member, members_add, members_copy, members_find, members_free, members_init, name_switch, name_t)
@@ -188,6 +188,7 @@ cdef class Bus:
         for s in subscriptions:
             self.add(s, known)
         self.views = [None] * (self.nhandlers * NKINDS)
+        self.spare()
         self.lay_out()
 
     def __dealloc__(self):
@@ -253,6 +254,14 @@ cdef class Bus:
                 self.nnodes += 1
             parent = known[key]
         return parent
+
+    cdef int spare(self) except -1:
+        """Most packets are TCP's: they are not raised, packet by packet, for filters that only want others."""
+        mine = [s for s in self.subscriptions if s.kind_mask >> KIND_PACKET_IN & 1]
+        if mine and all(s.predicates or s.filter is not None for s in mine):
+            from mos.events.filter.facts import spares_tcp  # whoever has filters has loaded it
+            self.spared = <uint64_t>spares_tcp(mine, KIND_PACKET_IN) << KIND_PACKET_IN
+        return 0
 
     cdef int lay_out(self) except -1:
         """Where each handler stands, and the set of those that are attached from a flow's start."""

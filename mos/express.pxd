@@ -17,6 +17,8 @@ from mos.io.port cimport SEND_ON
 from mos.leave cimport leave
 from mos.lifetime cimport LEAP_S, pass_time
 from mos.net.decode cimport decode_ahead
+from mos.net.domain cimport DOMAIN_OVERFLOW
+from mos.net.dressed cimport decode_dressed
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs,
     pkt_t, prefetch)
@@ -63,6 +65,8 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
         if shard_plain(&batch[i], k.workers) not in (k.worker, SHARD_UNKNOWN):
             batch[i].ahead = AHEAD_ELSEWHERE
     decode_ahead(k.dec, batch, n)
+    if k.dec.plainly and not k.workers:
+        decode_dressed(k.dec, batch, n)
     hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
     for i in range(n):
         if batch[i].ahead == AHEAD_FLOW:
@@ -96,7 +100,8 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled."""
     cdef flow_t *f
     cdef int s, how
-    if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) or not time_stands(k, p.ts):
+    if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
+            or p.key.domain == DOMAIN_OVERFLOW or not time_stands(k, p.ts):
         return EXPRESS_NOT
     f = table_peek(k.table, &p.key, p.hash)
     if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:

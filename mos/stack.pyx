@@ -22,6 +22,7 @@ from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_pr
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
+from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN, TCP_RST,
@@ -237,6 +238,8 @@ cdef class Stack(Core):
         if (p.status if p.ahead else decode(self.dec, p)) == PKT_FLOW:
             if p.ahead != AHEAD_FLOW:
                 p.hash = table_hash(self.table, &p.key)
+            elif p.key.domain == DOMAIN_OVERFLOW:
+                self.dec.domains.overflow += 1      # now that it is its turn
             return self.flow_packet(p, 0)
         self.n.other += 1
         if p.status == PKT_FRAGMENT and park_fragment(self, p):

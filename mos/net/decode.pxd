@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from mos.net.domain cimport domains_t
 from mos.net.frag cimport frags_t
 from mos.net.packet cimport pkt_t
-from mos.net.walk cimport BAD_CAUSES
+from mos.net.walk cimport BAD_CAUSES, walk_t
 
 cdef enum:
     MAX_ROWS = 16           # of the tunnel table
@@ -33,6 +33,8 @@ cdef struct decoder_t:
     domains_t domains
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil
+cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nogil
+cdef void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil
 cdef void decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
 
 cdef class Decoder:

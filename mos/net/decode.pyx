@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from mos.net.bytes cimport be16, le32
 from mos.net.checksum cimport csum_fold, csum_range, csum_update16, csum_update32
-from mos.net.domain cimport DOMAIN_OVERFLOW, domain_intern, domain_path, domains_free
+from mos.net.domain cimport DOMAIN_OVERFLOW, domain_of, domain_path, domains_free
 from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, MAX_DATAGRAMS, MAX_FRAGMENT_BYTES,
                            MAX_FRAGMENTS, frag_add, frag_clear, frag_release, fragment_t, held_t)
 from mos.net.ip cimport IPPROTO_AH, ah, ip4, ip6, ip_any
@@ -21,8 +21,8 @@ from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
-from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_transport
-from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, BAD_IP_LENGTH, BAD_TCP_HEADER, MAX_STEPS, MAX_TUNNELS,
+from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_refused, verify_transport
+from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS,
                            PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC,
                            STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER,
                            STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
@@ -139,7 +139,7 @@ cdef int defrag(decoder_t *d, walk_t *w, pkt_t *p) noexcept nogil:
     x.src, x.dst, x.header, x.data = w.src, w.dst, p.ip, w.p
     x.header_len, x.next_at, x.length, x.offset = w.frag.header, w.frag.next_at, w.len, w.frag.offset
     x.id, x.more, x.ipver, x.proto, x.ts = w.frag.id, w.frag.more, p.ipver, w.proto, p.ts
-    x.domain = domain_intern(&d.domains, w.path, w.npath)
+    x.domain = domain_of(&d.domains, w.path, w.npath)
     how = frag_add(&d.frags, &x, &whole, &n)
     if how == FRAG_WAITING:
         return STEP_FRAGMENT
@@ -157,7 +157,7 @@ cdef int enter(decoder_t *d, walk_t *w, const pkt_t *p, uint8_t row) noexcept no
     cdef int step = ROWS[row].parse(w, &t)
     if step >= STEP_END:
         return step
-    d.by_row[row] += 1
+    w.rows[w.tunnels] = row
     w.tunnels += 1
     if w.tunnels > d.max_tunnels:
         return bad(w, BAD_DEPTH)
@@ -208,26 +208,10 @@ cdef void count_checksums(decoder_t *d, const pkt_t *p) noexcept nogil:
     d.partial += p.csum & CSUM_PARTIAL != 0
 
 
-cdef void check_refused(const decoder_t *d, walk_t *w, pkt_t *p) noexcept nogil:
-    """The checksum of a TCP segment that is refused for its lengths: it tells damage on the way from a sender's mistake."""
-    cdef uint32_t header = 0
-    if w.cause == BAD_IP_LENGTH and w.cap >= 20 and w.p[0] >> 4 == 4 and w.p[9] == IPPROTO_TCP:
-        header = (<uint32_t>w.p[0] & 15) * 4
-        w.src, w.dst, w.proto, p.ipver = w.p + 12, w.p + 16, w.p[9], 4
-        if header < 20 or header > w.len:
-            return
-        skip(w, header)
-    elif w.cause != BAD_TCP_HEADER or w.cap < 20 or w.p[12] >> 4 < 5:
-        return
-    if 20 <= w.len == w.cap:
-        p.l4, p.proto = w.p, IPPROTO_TCP
-        verify_transport(d.checksum, w.src, w.dst, w.len, p)
-
-
 cdef void without_flow(decoder_t *d, walk_t *w, pkt_t *p, int step) noexcept nogil:
     if step == STEP_BAD:
         if d.checksum == CHECKSUM_VERIFY:
-            check_refused(d, w, p)
+            verify_refused(d.checksum, w, p)
         p.status, p.cause = PKT_MALFORMED, w.cause
         d.by_cause[w.cause] += 1
     elif step == STEP_FRAGMENT:
@@ -262,45 +246,62 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
 
     What p points to is valid while the frame is and, with `reassembled`, until the next call with this decoder.
     """
-    if d.plainly and decode_plain(d, p):
-        return p.status
     cdef walk_t w
     cdef int step
-    pkt_clear(p)
+    if d.plainly and decode_plain(d, p):
+        return p.status
     if d.frags.held != NULL:
         frag_release(&d.frags)
+    step = decode_walk(d, p, &w, True)
+    decode_end(d, p, &w, step)
+    if step == STEP_FLOW:
+        p.key.domain = domain_of(&d.domains, w.path, w.npath)
+    return p.status
+
+
+cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nogil:
+    """From header to header; how it ended. `whole` False: it ends before a fragment is taken in."""
+    cdef int step
+    pkt_clear(p)
     p.csum = CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
     w.p, w.cap, w.len = p.frame, p.caplen, max(p.caplen, p.wirelen)
     w.steps = w.tunnels = w.npath = w.proto = 0
-    step = ether(&w) if p.linktype == LINKTYPE_ETHERNET else first(&w, p.linktype)
+    step = ether(w) if p.linktype == LINKTYPE_ETHERNET else first(w, p.linktype)
     while step < STEP_END:
         w.steps += 1
         if w.steps > MAX_STEPS:
-            step = bad(&w, BAD_DEPTH)
+            step = bad(w, BAD_DEPTH)
         elif step == STEP_IP4:
-            step = ip4(&w, p)
+            step = ip4(w, p)
             if d.checksum and step <= STEP_DEFRAG:
                 verify_ip4(d.checksum, p)
         elif step == STEP_L4:
-            step = transport(d, &w, p)
+            step = transport(d, w, p)
         elif step == STEP_IP6:
-            step = ip6(&w, p)
+            step = ip6(w, p)
+        elif step == STEP_DEFRAG and whole:
+            step = defrag(d, w, p)
         elif step == STEP_DEFRAG:
-            step = defrag(d, &w, p)
+            return step
         else:
-            step = behind_link(&w, step)
+            step = behind_link(w, step)
+    return step
+
+
+cdef void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil:
+    """Fill what is known when the walk has ended, but for the domain, and count."""
+    cdef int i
     if step == STEP_FLOW:
-        name_flow(&w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
-        if w.npath:
-            p.key.domain = domain_intern(&d.domains, w.path, w.npath)
+        name_flow(w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
         if d.checksum and w.cap == w.len:
             verify_transport(d.checksum, w.src, w.dst, w.len, p)
     else:
-        without_flow(d, &w, p, step)
+        without_flow(d, w, p, step)
     if d.checksum:
         count_checksums(d, p)
+    for i in range(w.tunnels):
+        d.by_row[w.rows[i]] += 1
     d.by_status[p.status] += 1
-    return p.status
 
 
 cdef str address_text(const uint8_t *at, int n):

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
+from mos.net.packet cimport prefetch
 from mos.net.siphash cimport siphash13
 
 cdef enum:
@@ -66,14 +67,20 @@ cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
         t.bytes, t.bytes_room = <uint8_t *>p, 2 * (t.bytes_room + 1024)
     return 2 * (t.n + 1) <= t.slots or domains_reindex(t, 2 * t.slots if t.slots else 64)
 
-cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
-    """The id of this path, given on first sight; DOMAIN_OVERFLOW if there is no room for it. 0 for the empty path."""
-    cdef uint32_t at = 0
-    if n == 0:
-        return 0
-    if t.last and domain_is(t, t.last, path, n):
-        return t.last
+cdef inline uint32_t domain_again(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
+    """The id of this path if it is the one that was asked for last; 0: it is not."""
+    return t.last if t.last and domain_is(t, t.last, path, n) else 0
+
+cdef inline uint64_t domain_hash(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
+    """The hash of a path. Where it is looked for is fetched: soon after it is interned."""
     cdef uint64_t hash = <uint32_t>siphash13(path, n, t.k0, t.k1)
+    if t.slots:
+        prefetch(&t.index[<uint32_t>hash & (t.slots - 1)])
+    return hash
+
+cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n, uint64_t hash) noexcept nogil:
+    """The id of this path, given on first sight; DOMAIN_OVERFLOW, which the caller counts, if there is no room for it."""
+    cdef uint32_t at = 0
     if t.slots:
         at = <uint32_t>hash & (t.slots - 1)
         while t.index[at]:
@@ -82,7 +89,6 @@ cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n
                 return t.last
             at = (at + 1) & (t.slots - 1)
     if t.n == MAX_DOMAINS or not domains_grow(t, n):
-        t.overflow += 1
         return DOMAIN_OVERFLOW
     memcpy(t.bytes + t.ends[t.n], path, n)
     t.n += 1
@@ -90,6 +96,15 @@ cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n
     domain_enter(t.index, t.slots, hash << 32 | t.n)
     t.last = t.n
     return t.n
+
+cdef inline uint32_t domain_of(domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
+    """The id of this path, 0 for the empty one; an overflow is counted."""
+    cdef uint32_t id = domain_again(t, path, n)
+    if n == 0 or id:
+        return id
+    id = domain_intern(t, path, n, domain_hash(t, path, n))
+    t.overflow += id == DOMAIN_OVERFLOW
+    return id
 
 cdef inline void domains_free(domains_t *t) noexcept nogil:
     free(t.index)

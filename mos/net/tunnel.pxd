@@ -229,7 +229,11 @@ cdef inline bint path_tunnel(walk_t *w, uint8_t row, const tunnel_t *t, const pk
         return False
     to[0], to[1], to[2] = row, t.has_id, outer.ipver
     memcpy(to + 3, &t.id, 4)
-    memcpy(to + 7, dst if swap else src, n)
-    memcpy(to + 7 + n, src if swap else dst, n)
+    if n == 4:                  # of known length: moves, not calls
+        memcpy(to + 7, dst if swap else src, 4)
+        memcpy(to + 11, src if swap else dst, 4)
+    else:
+        memcpy(to + 7, dst if swap else src, 16)
+        memcpy(to + 23, src if swap else dst, 16)
     w.npath += <uint16_t>(7 + 2 * n)
     return True

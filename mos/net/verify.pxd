@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from mos.net.bytes cimport be16
 from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range
 from mos.net.packet cimport CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, pkt_t
+from mos.net.walk cimport BAD_IP_LENGTH, BAD_TCP_HEADER, skip, walk_t
 
 cdef enum:
     CHECKSUM_OFF = 0
@@ -11,7 +12,8 @@ cdef enum:
     CHECKSUM_AUTO = 2       # a sum left to an offloading NIC is not bad
 
 cdef inline void verify_ip4(uint8_t mode, pkt_t *p) noexcept nogil:
-    if csum_fold(csum_range(p.ip, (p.ip[0] & 15) * 4)) != 0xffff:
+    cdef uint64_t sum = csum_range(p.ip, 20) if p.ip[0] & 15 == 5 else csum_range(p.ip, (p.ip[0] & 15) * 4)
+    if csum_fold(sum) != 0xffff:
         if mode == CHECKSUM_VERIFY or be16(p.ip + 10):
             p.csum |= CSUM_BAD_IP
 
@@ -37,3 +39,18 @@ cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_
             p.csum |= CSUM_PARTIAL
     if mode == CHECKSUM_VERIFY or not p.csum & CSUM_PARTIAL:
         p.csum |= CSUM_BAD_L4
+
+cdef inline void verify_refused(uint8_t mode, walk_t *w, pkt_t *p) noexcept nogil:
+    """The checksum of a TCP segment that is refused for its lengths: it tells damage on the way from a sender's mistake."""
+    cdef uint32_t header = 0
+    if w.cause == BAD_IP_LENGTH and w.cap >= 20 and w.p[0] >> 4 == 4 and w.p[9] == IPPROTO_TCP:
+        header = (<uint32_t>w.p[0] & 15) * 4
+        w.src, w.dst, w.proto, p.ipver = w.p + 12, w.p + 16, w.p[9], 4
+        if header < 20 or header > w.len:
+            return
+        skip(w, header)
+    elif w.cause != BAD_TCP_HEADER or w.cap < 20 or w.p[12] >> 4 < 5:
+        return
+    if 20 <= w.len == w.cap:
+        p.l4, p.proto = w.p, IPPROTO_TCP
+        verify_transport(mode, w.src, w.dst, w.len, p)

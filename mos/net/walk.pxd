@@ -74,6 +74,7 @@ cdef struct walk_t:
     uint8_t  cause      # BAD_*
     uint8_t  steps
     uint8_t  tunnels
+    uint8_t  rows[MAX_TUNNELS + 1]      # of the tunnel table, by tunnel
     frag_t   frag
     uint16_t npath
     uint8_t  path[PATH_MAX]     # what sets this packet's addresses apart: VLANs and tunnels, outermost first

@@ -4,7 +4,8 @@ what      A flow from inside leaves with an external address and port of its own
           depends on the inside address and port alone (4787 REQ-1), an inside host keeps one external address (REQ-2), its
           port is kept if it is free, for UDP else its parity (REQ-4). A mapping lasts as long as flows use it, and the stack
           gives idle flows two minutes for UDP (REQ-5), over two hours for TCP (5382 REQ-5). Flows to a mapped external port
-          reach its inside end, from inside too (hairpinning, REQ-9). ICMP errors about its flows are translated with what
+          reach its inside end, from inside too (hairpinning, REQ-9: inline they leave where they come in, to the hardware address
+          that the mapping's last flow came from). ICMP errors about its flows are translated with what
           they quote (5508 REQ-3 to 5). Inline, fragments wait for their datagram and leave translated, in any order. Nothing
           passes untranslated: no free port, no mapping, other ICMP, packets without a flow are dropped, and so are fragments
           on a tap. IPv6 and traffic of others pass as they are.
@@ -35,6 +36,7 @@ MAX_FLOWS = 1 << 24     # more than the stack tracks unless it is told to
 class Mapping:
     external: str
     port: int
+    link: "bytes | None" = None                         # the hardware address its inside end sends from
     peers: Counter = field(default_factory=Counter)     # flows that use it, by the other end's address
 
 
@@ -85,7 +87,7 @@ class Nat(NF):
         if not self.crossing.matches(ev):
             return None
         proto, ident, outbound = ev.flow.proto, ev.packet.icmp_id, self.from_inside.matches(ev)
-        client, server, used = None, None, []
+        client, server, back, used = None, None, None, []
         if proto == "icmp" and (ident is None or not outbound or ev.server in self.external):
             return self.refuse("ICMP other than echo from inside")
         if not outbound or ev.server in self.external:
@@ -94,19 +96,20 @@ class Nat(NF):
             if inside is None or self.filtering == FILTERING[1] and peer not in self.mappings[inside].peers:
                 return self.refuse("no mapping" if inside is None else "filtered")
             server = inside[1:]
+            back = self.mappings[inside].link if outbound else None
             used.append((inside, peer))
         if outbound:
             inside = (proto, ev.client, ident or ev.client_port)
             mapping = self.mappings.get(inside) or self.map(*inside)
             if mapping is None:
                 return self.refuse("no free port")
-            client = (mapping.external, mapping.port)
+            client, mapping.link = (mapping.external, mapping.port), ev.packet.link_src
             server = (ev.server, mapping.port) if proto == "icmp" else server   # an identifier stands at both ends
             used.append((inside, ev.server))
         for inside, peer in used:
             self.mappings[inside].peers[peer] += 1
         self.used[ev.flow.id] = used
-        return Rewrite(client=client, server=server)
+        return Rewrite(client=client, server=server, back=back)
 
     def home(self, address):
         """The external address of an inside host."""

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.object cimport PyObject
 from mos.events.bus cimport Bus, answer_t
 from mos.events.ring cimport event_t, ring_t
-from mos.flow.flow cimport end_t, flow_t, timer_node_t
+from mos.flow.flow cimport alias_t, end_t, flow_t, timer_node_t
 from mos.flow.slab cimport slab_t
 from mos.flow.table cimport FlowTable, table_t
 from mos.flow.view cimport Flow
@@ -179,6 +179,8 @@ cdef class Core:
     cdef uint32_t unproven
     cdef uint8_t stop           # asked to stop: a signal, a limit
     cdef uint8_t quote          # the packet in hand is an ICMP error about its flow
+    cdef const alias_t *turn    # its flow leaves where it comes in (flow.turn); NULL: it goes through
+    cdef uint8_t turn_side      # whose side it came from
     cdef uint8_t edited         # `out` holds what is to leave instead of the frame
     cdef uint8_t *out
     cdef uint32_t out_len
@@ -202,6 +204,6 @@ cdef class Core:
     cdef void end_other(self, flow_t *f) noexcept
     cdef void send_own(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1
+    cdef int rename(self, pkt_t *p, flow_t *f, int s, position, payload) except -1
     cdef int tick(self) noexcept
     cdef void report(self, pkt_t *p, flow_t *f) noexcept

@@ -14,6 +14,7 @@ from mos.flow.remake cimport make_reply
 from mos.flow.rewrite cimport frame_copy, key_make, replace_payload, set_ttl
 from mos.flow.slab cimport slab_free, slab_give, slab_init, slab_take
 from mos.flow.table cimport table_alias, table_find
+from mos.flow.turn cimport turn_learn, turn_set
 from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
@@ -54,8 +55,7 @@ cdef class Core:
 
     def __init__(self, Bus bus, Decoder decoder, FlowTable flows, SlotSpace slots, *, truth=0, pickup=2, verify=0, policy=0,
                  targets=(), full=0, straight=True, flat=False, timeouts=(), safe=0, skip_holes=0, limits=None,
-                 selection=None, writer=None,
-                 recorder=None, on_verdict=None, on_tick=None):
+                 selection=None, writer=None, recorder=None, on_verdict=None, on_tick=None):
         self.bus, self.decoder, self.flows, self.slots = bus, decoder, flows, slots
         self.dec, self.table = decoder.c, flows.c
         self.dec.frags.park = truth == TRUTH_INLINE
@@ -67,8 +67,7 @@ cdef class Core:
         self.layout = slots.c
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
-        self.selection, self.writer, self.recorder = selection, writer, recorder
-        self.on_verdict, self.on_tick = on_verdict, on_tick
+        self.selection, self.writer, self.recorder, self.on_verdict, self.on_tick = selection, writer, recorder, on_verdict, on_tick
         self.timer_table = {}
         self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
         self.straight = straight and not bus.want_receiver and not bus.want_acked
@@ -365,7 +364,7 @@ cdef class Core:
                     if self.alter == ALTER_NONE:        # else they have become what is retained, which leaves
                         self.replace(p, f, s, offset, payload[1])
                 else:
-                    self.rename(p, f, position, payload[1], payload[2], payload[3])
+                    self.rename(p, f, s, position, payload)
             return 0
         except BaseException as exc:
             self.bus.error = exc
@@ -385,8 +384,9 @@ cdef class Core:
                                "Replace reaches only the packet at hand")
         return 0
 
-    cdef int rename(self, pkt_t *p, flow_t *f, position, client, server, ttl) except -1:
+    cdef int rename(self, pkt_t *p, flow_t *f, int s, position, payload) except -1:
         """Other names for the rest of the flow, or another TTL for this packet. A flow whose new name is taken is dropped."""
+        _, client, server, ttl, back = payload
         if ttl is not None:
             if not self.edited:
                 self.out_len = frame_copy(self.out, p)
@@ -399,6 +399,9 @@ cdef class Core:
         if self.name_flow(<size_t>f, position, client, server, True) <= 0 and self.answer.verdict < MOS_DROP_FLOW:
             self.answer.verdict, self.answer.position = MOS_DROP_FLOW, position
             self.answer.why = b"another flow has the new name"
+        elif back is not None:
+            turn_set(f, position, back)
+            self.turn, self.turn_side = turn_learn(f, p, s), <uint8_t>s
         return 0
 
     def name_flow(self, size_t flow, position, client, server, final=False):

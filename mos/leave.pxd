@@ -3,11 +3,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
-from mos.core cimport RESETTING_S, Core
+from mos.core cimport OUT_CAP, RESETTING_S, Core
 from mos.events.bus cimport MOS_RESET
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
 from mos.flow.table cimport table_slot
+from mos.flow.turn cimport turn_frame
 from mos.flow.wheel cimport wheel_arm
 from mos.io.port cimport SEND_BACK, SEND_ON, SEND_OURS
 from mos.net.packet cimport IPPROTO_TCP, TCP_RST, pkt_t
@@ -33,6 +34,10 @@ cdef struct resets_t:       # by side whom they go to
 cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, uint32_t wirelen, int how) noexcept nogil:
     """Send `n` bytes with the time and interface of `p`, the packet in hand. `how`: SEND_*."""
     k.n.packets_out += 1
+    if k.turn != NULL:
+        if not how & SEND_BACK and k.out <= data < k.out + OUT_CAP:     # a handler's own frame stays as it is
+            turn_frame(k.turn, 1 - k.turn_side, p, <uint8_t *>data)
+        how |= SEND_BACK
     if k.writer is not None:
         k.writer.write(p, data, n, wirelen)
     if k.port is not None:
@@ -54,10 +59,10 @@ cdef inline void leave_own(Core k, const pkt_t *p, const uint8_t *data, uint32_t
 cdef inline void leave_reset(Core k, const pkt_t *p, flow_t *f, int s, int way) noexcept nogil:
     """A RST to the receiver of `p` (way 0) or back to its sender, side `s` (way 1), if one can be made."""
     cdef uint32_t n = make_reset(k.out, p, f, s, way)
-    cdef int how = SEND_OURS | (SEND_BACK if way else SEND_ON)
+    cdef int how = SEND_OURS | (SEND_BACK if way or k.turn != NULL else SEND_ON)
     if n:
         k.n.injected += 1
-        leave(k, p, k.out, n, n, how)
+        leave(k, p, k.out, n, n, SEND_OURS | (SEND_BACK if way else SEND_ON))
         leave_remember(k, p, f, s if way else 1 - s, n, how)
 
 cdef inline void leave_remember(Core k, const pkt_t *p, flow_t *f, int to, uint32_t n, int how) noexcept nogil:

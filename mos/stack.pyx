@@ -28,6 +28,7 @@ from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN, TCP_RST,
     pkt_segs)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
+from mos.flow.turn cimport turn_learn, turn_of
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, NEAR, express, fetch_behind, look_ahead, pass_by
@@ -287,6 +288,7 @@ cdef class Stack(Core):
                 return -1 if self.bus.failed else self.finish(p, NULL, 0)
             fresh = FRESH_OPENS
             s = flow_side(f, p.from_hi)
+        self.turn, self.turn_side = turn_learn(f, p, s), <uint8_t>s
         f.end[s].packets += 1
         f.end[s].bytes += p.wirelen
         f.end[s].payload += p.payload_len
@@ -330,6 +332,7 @@ cdef class Stack(Core):
         """An ICMP error about a flow with other names behind us, from the side of end `s`."""
         self.quote = 1
         self.n.quoted += 1
+        self.turn, self.turn_side = turn_of(f), <uint8_t>s      # an error may come from anybody
         if f.flags & (FLOW_DROPPED | FLOW_RESETTING):
             return self.drop_on(p, f, s, 0)
         undo_begin(self.undo, f)
@@ -390,7 +393,7 @@ cdef class Stack(Core):
         f.end[s].bytes -= p.wirelen
         f.end[s].payload -= p.payload_len
         self.n.tracked -= 1
-        self.ring.n = 0
+        self.ring.n, self.turn = 0, NULL
         if answers_other:
             memcpy(&t, known_trouble(f), sizeof(t))
         if end_flow(self, f, END_REUSED) < 0:
@@ -471,7 +474,7 @@ cdef class Stack(Core):
             bus_take_gil(self.bus)
             (<void (*)(Stack, pkt_t *, flow_t *) noexcept nogil>report_of)(self, p, f)
         answer_clear(self.bus, &self.answer)
-        self.ring.n = 0
+        self.ring.n, self.turn = 0, NULL
         return -1 if self.bus.failed else 0
 
 

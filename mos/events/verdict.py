@@ -52,11 +52,13 @@ def Replace(data, reason=None):
     return Verdict("EDIT", reason, ("replace", bytes(data)))
 
 
-def Rewrite(*, client=None, server=None, ttl=None, reason=None):
+def Rewrite(*, client=None, server=None, ttl=None, back=None, reason=None):
     """Other addresses for the rest of the flow, or another TTL for this packet. Needs `@on(..., edits="header")`.
 
     `client` and `server` are (address, port): how the flow is named from this NF's server side on. Answered to FlowStart;
-    the stack then rewrites every packet both ways and mends the checksums. `ttl` may be answered to PacketIn.
+    the stack then rewrites every packet both ways and mends the checksums. `ttl` may be answered to PacketIn. `back`: the
+    new server is on the client's side of the wire, behind this hardware address of 6 bytes (`Packet.link_src` of what came from
+    there). Inline the flow then leaves where it comes in, each end's packets to the address that the other sends from.
     """
     if client is None and server is None and ttl is None:
         raise TypeError("Rewrite needs at least one of client, server, ttl")
@@ -66,9 +68,11 @@ def Rewrite(*, client=None, server=None, ttl=None, reason=None):
             ip_address(address)
             if type(port) is not int or not 0 <= port < 65536:
                 raise ValueError(f"Rewrite takes (address, port) with a port of 0 to 65535, not {port!r}")
+    if back is not None and (type(back) is not bytes or len(back) != 6 or server is None):
+        raise ValueError(f"Rewrite takes for back 6 bytes, beside a server, not {back!r}")
     if ttl is not None and (type(ttl) is not int or not 0 < ttl < 256):
         raise ValueError(f"Rewrite takes a ttl of 1 to 255, not {ttl!r}")
-    return Verdict("EDIT", reason, ("rewrite", client, server, ttl))
+    return Verdict("EDIT", reason, ("rewrite", client, server, ttl, back))
 
 
 def answered(result, name, event, answers, committed, edits):

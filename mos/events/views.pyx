@@ -109,6 +109,13 @@ cdef class Packet:
         return self._payload
 
     @property
+    def link_src(self):
+        """Who sent the frame on this wire: its Ethernet source address, 6 bytes; None on links without."""
+        if self.p == NULL:
+            stale(self, "link_src")
+        return self.p.frame[6:12] if self.p.linktype == 1 and self.p.caplen >= 14 else None
+
+    @property
     def payload_length(self):
         """Transport payload bytes by the headers; `payload` may hold fewer."""
         if self.p == NULL:

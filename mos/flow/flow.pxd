@@ -158,6 +158,8 @@ cdef struct alias_t:
     uint16_t position       # NFs behind it (greater positions) see this name, it and those before it the one before
     uint8_t  client_hi      # 1: the client is this key's hi half
     uint8_t  in_table       # 1: packets are looked up by it
+    uint8_t  turns          # 1: both ends are on the same side of us, behind these hardware addresses
+    uint8_t[2][6] mac       # by end
 
 cdef inline alias_t *flow_names(const flow_t *f) noexcept nogil:
     """Its further names; NULL: it has none."""

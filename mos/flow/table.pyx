@@ -233,6 +233,7 @@ cdef int table_alias(table_t *t, flow_t *f, const key_t *k, uint8_t client_hi, u
         a = a.next
     memcpy(&name.alias.key, k, sizeof(key_t))
     name.alias.client_hi = client_hi
+    name.alias.turns = 0
     a = flow_names(f)
     while a.next != NULL:
         a = a.next

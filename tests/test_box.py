@@ -1,6 +1,7 @@
 """mos/box.py: a chain in an asyncio program, on asyncio and on uvloop, in the loop and in a thread of its own."""
 import asyncio
 import json
+import os
 import re
 import sys
 import threading
@@ -305,7 +306,7 @@ def test_an_interface_may_go_and_come_back(bed):
 
 def test_the_example(bed, server):
     process = bed.box.start(sys.executable, HERE.parent / "examples" / "inline" / "watch.py", "m0:m1", "3",
-                            env={"PYTHONPATH": str(HERE.parent)})
+                            env=os.environ | {"PYTHONPATH": str(HERE.parent)})
     assert process.stdout.readline() == "running\n", process.stderr.read()
     assert test_live.ask(bed, 80) == "hello from 10.77.0.1"
     out, err = process.communicate(timeout=20)

@@ -49,7 +49,7 @@ LIMITS = {
     "retained": 8 << 20,    # forwarded and not acknowledged, a direction: more than the 6 MB of Linux receive buffers
     "global": 1 << 30,      # memory of all directions together: what a small box can spare beside its flows
     "tunnels": 4,           # within each other: operators nest three; each further one only costs whoever has to parse it
-    "sets": 65536,          # distinct combinations of attached handlers: some 20 MB; sixteen handlers in every combination
+    "sets": 65536,          # distinct sets of attached handlers; all of sixteen: 12 MB, or 42 MB if each hears all of a flow
 }
 
 

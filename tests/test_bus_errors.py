@@ -1,23 +1,15 @@
 """Dispatch when handlers raise: by policy, by the right name, and never a skipped or doubled call."""
 import pytest
-from boxes import box, drive, question
+from boxes import box, drive, noting, question
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mos.errors import HandlerError
-from mos.events import PacketIn, StreamData, UserEvent, derive, on
-from mos.events.verdict import BYPASS, DETACH, DROP
+from mos.events import FlowStart, PacketIn, StreamData, UserEvent, derive, on
+from mos.events.verdict import BYPASS, DETACH, DROP, Replace, Rewrite
 from mos.nf import Chain
 from mos.run import Engine, Settings
-
-
-def noting(seen, tag, kind=StreamData, answer=None, **marks):
-    """A handler that notes `tag` and the direction, and answers `answer`."""
-    @on(kind, **marks)
-    def handler(ev):
-        seen.append(tag if kind is not StreamData else (tag, "up" if ev.to_server else "down"))
-        return answer
-    return handler
+from mos.testing import udp
 
 
 class Beacon(UserEvent):
@@ -162,3 +154,18 @@ def test_no_call_is_skipped_or_doubled(plan, attached, observes):
             before(ns, frame)
             engine.feed(frame, ns)
     assert called == expected
+
+
+def test_bytes_in_fragments_cannot_be_replaced_where_the_flow_is_renamed_either():
+    """The name's edit has an offset, too, 0; inline nothing that comes over the wire may end the run."""
+    @on(FlowStart, edits="header")
+    def rename(ev):
+        return Rewrite(client=("192.0.2.1", 4000))
+
+    @on(StreamData, edits="same_length")
+    def change(ev):
+        return Replace(bytes(ev.length))
+    engine = drive([box(rename, change)], udp("10.0.0.1:1", "10.0.0.2:2").send(bytes(range(100))).fragment(1, 48), truth="inline",
+                   raise_errors=False)
+    stats = engine.stats()
+    assert stats["bus"]["errors"] == {"rename.change": 1} and stats["packets_in"] == stats["forwarded"] == 3

@@ -370,7 +370,7 @@ cdef class Bus:
         elif e.data == NULL or len(payload[1]) != <Py_ssize_t>e.length:
             raise VerdictError(f"{self.names[h.index]}: Replace has {len(payload[1])} bytes, the event "
                                f"{e.length if e.data != NULL else 0}")
-        elif not in_packet(e) and (a.edits == NULL or not any([o == e.offset for _, o, _ in <list>a.edits])):
+        elif not in_packet(e) and (a.edits == NULL or not any([o == e.offset and p[0] == "replace" for _, o, p in <list>a.edits])):
             raise VerdictError(f"{self.names[h.index]}: the bytes at stream offset {e.offset} came in an earlier packet, which has "
                                "been forwarded, or in fragments: Replace reaches only the packet at hand")
         if a.edits == NULL:

@@ -392,10 +392,8 @@ cdef class Core:
                 self.out_len = frame_copy(self.out, p)
                 self.edited = 1
             set_ttl(self.out, p, ttl)
-        if client is None and server is None:
+        if f == NULL or (client is None and server is None):
             return 0
-        if f == NULL:
-            raise VerdictError(f"packet {p.number}: Rewrite(client=…, server=…) needs a flow")
         if self.name_flow(<size_t>f, position, client, server, True) <= 0 and self.answer.verdict < MOS_DROP_FLOW:
             self.answer.verdict, self.answer.position = MOS_DROP_FLOW, position
             self.answer.why = b"another flow has the new name"

@@ -1,6 +1,6 @@
 """Dispatch when handlers raise: by policy, by the right name, and never a skipped or doubled call."""
 import pytest
-from boxes import box, drive, noting, question
+from boxes import box, drive, noting, question, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,3 +169,12 @@ def test_bytes_in_fragments_cannot_be_replaced_where_the_flow_is_renamed_either(
                    raise_errors=False)
     stats = engine.stats()
     assert stats["bus"]["errors"] == {"rename.change": 1} and stats["packets_in"] == stats["forwarded"] == 3
+
+
+def test_a_packet_without_a_flow_cannot_be_renamed():
+    @on(PacketIn, edits="header")
+    def rename(ev):
+        return Rewrite(client=("192.0.2.1", 4000))
+    engine = drive([box(rename)], web().packets[3:5], truth="inline", pickup="off", raise_errors=False)
+    stats = engine.stats()
+    assert stats["bus"]["errors"] == {"rename.rename": 2} and stats["packets_in"] == stats["forwarded"] == 2

@@ -365,7 +365,9 @@ cdef class Bus:
     cdef int note_edit(self, handler_t *h, event_t *e, answer_t *a, payload) except -1:
         """Later NFs of this walk see new bytes and names at once; the frame is changed when it is forwarded."""
         if payload[0] == "rewrite":
-            if e.flow != NULL and payload[1:3] != (None, None):
+            if payload[1:3] != (None, None):
+                if e.flow == NULL:
+                    raise VerdictError(f"{self.names[h.index]}: Rewrite(client=…, server=…) needs a flow, and the packet has none")
                 self.engine.name_flow(<size_t>e.flow, h.position, payload[1], payload[2])
         elif e.data == NULL or len(payload[1]) != <Py_ssize_t>e.length:
             raise VerdictError(f"{self.names[h.index]}: Replace has {len(payload[1])} bytes, the event "

@@ -19,6 +19,7 @@ from mos.flow.view cimport Flow, flow_view
 from mos.flow.wheel cimport Wheel, wheel_arm, wheel_cancel
 from mos.net.packet cimport IPPROTO_TCP, TCP_SYN, key_t
 from mos.tcp.classify cimport TRUTH_INLINE
+from mos.tcp.queue cimport budget_close, budget_open
 from mos.tcp.reasm cimport plan_free, plan_init
 from mos.tcp.seq cimport seq_diff
 from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
@@ -79,13 +80,11 @@ cdef class Core:
         self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
         self.limits.doubt_bytes, self.limits.keep = limits["doubtful"], limits["keep"]
         self.limits.doubts = DOUBTS
-        self.budget.cap, self.limits.sent = limits["global"], limits["retained"]
+        self.limits.sent = limits["retained"]
+        budget_open(&self.budget, limits["global"], not self.timer_slab.exact)
 
     def __dealloc__(self):
-        cdef seg_t *s
-        while self.copy != NULL:
-            s, self.copy = self.copy, self.copy.next
-            free(s)
+        budget_close(&self.budget, self.copy)
         free(self.out)
         free(self.dropped_by)
         free(self.targets)

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t
+from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t, reasm_of
 from mos.flow.hashes cimport hash_ahead
 from mos.flow.table cimport table_guess, table_peek, table_prefetch, table_prefetch_flow, table_touch
 from mos.flow.wheel cimport wheel_due
@@ -21,14 +21,20 @@ from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.dressed cimport decode_dressed
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs,
-    pkt_t, prefetch)
+    pkt_t, prefetch, prefetch_lines)
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
 from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
+from mos.tcp.index cimport index_fetch
+from mos.tcp.queue cimport REASM_HOT, reasm_t
+from mos.tcp.seq cimport seq_diff
+from mos.tcp.trouble cimport known_trouble, trouble_t
 
 cdef enum:
     FEW_SETS = 1024         # so many sets of handlers, 64 KB, stay in a cache by themselves
+    MUCH_QUEUED = 1 << 20   # bytes of reassembly that stay in a cache by themselves
+    SOON = 8                # and what it leads to, once it is there
     NEAR = 16               # a flow is fetched so many packets ahead: 2 us, ten memory latencies: its five lines come one by one
 
 cdef enum:              # how an express way ended
@@ -75,15 +81,38 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
         if batch[i].ahead == AHEAD_FLOW:
             table_prefetch_flow(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
 
-cdef inline void fetch_behind(Core k, const pkt_t *p) noexcept nogil:
-    """Call for what the flow of a packet that is soon to come leads to; the flow itself has been fetched."""
-    cdef const flow_t *f = table_guess(k.table, p.hash)
-    if f == NULL:
-        return
-    if f.more != NULL:
-        prefetch(f.more)
-    if k.bus.nsets > FEW_SETS:
-        prefetch(&k.bus.sets[f.set_id])
+cdef inline const flow_t *flow_soon(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
+    """The flow of the batch's packet `i`, which has been fetched; NULL: there is none, or it is not known."""
+    return table_guess(k.table, batch[i].hash) if i < n and batch[i].ahead == AHEAD_FLOW else NULL
+
+cdef inline void fetch_behind(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
+    """Call for what the flow of a packet soon to come leads to."""
+    cdef const flow_t *f = flow_soon(k, batch, i + SOON, n)
+    if f != NULL:
+        if f.more != NULL:
+            prefetch(f.more)
+        if k.bus.nsets > FEW_SETS:
+            prefetch(&k.bus.sets[f.set_id])
+    if k.budget.used > MUCH_QUEUED:
+        fetch_queue(k, batch, i, n)
+
+cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
+    """And for what is queued where it belongs, line by line as they lead to each other."""
+    cdef int ahead = SOON // 2
+    cdef const flow_t *f
+    cdef const reasm_t *r
+    cdef const pkt_t *p
+    while ahead:
+        f = flow_soon(k, batch, i + ahead, n)
+        p = &batch[i + ahead]
+        r = <const reasm_t *>reasm_of(f, flow_side(f, p.from_hi)) if f != NULL else NULL
+        if r != NULL and ahead == SOON // 2:
+            prefetch_lines(<const char *>r, REASM_HOT)
+            prefetch_lines(<const char *>known_trouble(f), sizeof(trouble_t))
+        elif r != NULL:
+            index_fetch(&r.index, f.end[flow_side(f, p.from_hi)].offset + seq_diff(p.seq, f.end[flow_side(f, p.from_hi)].nxt),
+                        ahead == 1)
+        ahead //= 2
 
 cdef inline int pass_by(Core k, aside_t *a, int i) noexcept nogil:
     """What other workers take just before the batch's packet `i`: time goes by. -1: a handler raised, and the run is to stop."""

@@ -116,8 +116,7 @@ cdef class Stack(Core):
                 return -2
             if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
                 table_prefetch_flow(self.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
-            if i + NEAR // 2 < n and batch[i + NEAR // 2].ahead == AHEAD_FLOW:
-                fetch_behind(self, &batch[i + NEAR // 2])
+            fetch_behind(self, batch, i, n)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT

@@ -6,7 +6,8 @@ Without it whoever sends every second byte of a stream, in any order, makes each
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
-from mos.net.packet cimport prefetch
+from mos.net.packet cimport prefetch, prefetch_lines
+from mos.tcp.pool cimport pool_cost, pool_give, pool_take, pool_t
 
 cdef enum:
     LEAF = 16               # entries of 24 bytes: seven cache lines, fetched at once, of which an insertion moves half
@@ -26,11 +27,12 @@ cdef struct index_t:
     uint64_t  few_first[FEW]
     uint32_t n              # leaves
     uint32_t room
-    uint64_t bytes          # taken from malloc
+    uint64_t bytes          # of leaves and their list
     uint64_t sought_off     # index_seek's last answer, if `sought`
     uint32_t leaf
     uint32_t upto
     uint8_t  sought
+    pool_t  *pool           # where leaves come from, NULL: malloc
 
 cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
     """The leaf where `off` is or belongs; there is at least one. Most segments belong at one end."""
@@ -48,15 +50,11 @@ cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
     return lo
 
 cdef inline uint32_t upto(const leaf_t *leaf, uint64_t off) noexcept nogil:
-    """How many entries of the leaf lie at or below `off`."""
-    cdef uint32_t lo = 0, hi = <uint32_t>leaf.n, mid
-    while lo < hi:
-        mid = (lo + hi) >> 1
-        if leaf.off[mid] <= off:
-            lo = mid + 1
-        else:
-            hi = mid
-    return lo
+    """How many entries of the leaf lie at or below `off`. All are looked at: halving would guess two branches wrong."""
+    cdef uint32_t i, k = 0
+    for i in range(<uint32_t>leaf.n):
+        k += leaf.off[i] <= off
+    return k
 
 cdef inline void leaf_fetch(const leaf_t *leaf) noexcept nogil:
     """All of its lines are on their way at once; searched one by one each would be waited for."""
@@ -87,20 +85,32 @@ cdef inline void *index_floor(const index_t *x, uint64_t off) noexcept nogil:
     leaf = index_seek(x, off, &i, &k)
     return leaf.at[k - 1] if k else NULL
 
-cdef inline bint index_gap(const index_t *x, uint64_t off, uint64_t end) noexcept nogil:
-    """Is there no object within [off, end)? The index is not empty. The neighbours are fetched: one that comes to lie between
-    them is linked to both."""
+cdef inline void *index_first(const index_t *x, uint64_t off, uint64_t end) noexcept nogil:
+    """The first object that reaches into [off, end); NULL: none does, and the neighbours are fetched: what comes to lie between
+    them is linked to both. The index is not empty. No object is looked at: many are cold."""
     cdef uint32_t i = 0, k = 0
     cdef leaf_t *leaf = index_seek(x, off, &i, &k)
+    if k and leaf.end[k - 1] > off:
+        return leaf.at[k - 1]
+    if k < leaf.n and leaf.off[k] < end:
+        return leaf.at[k]
+    if k == leaf.n and i + 1 < x.n and x.first[i + 1] < end:
+        return x.leaves[i + 1].at[0]
     if k:
         prefetch(leaf.at[k - 1])
     if k < leaf.n:
         prefetch(leaf.at[k])
-    if k and leaf.end[k - 1] > off:
-        return False
-    if k < leaf.n:
-        return leaf.off[k] >= end
-    return i + 1 == x.n or x.first[i + 1] >= end
+    return NULL
+
+cdef inline void index_fetch(const index_t *x, uint64_t off, bint object) noexcept nogil:
+    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object and its first bytes."""
+    cdef leaf_t *leaf = x.leaves[leaf_for(x, off)] if x.n else NULL
+    cdef uint32_t k
+    if leaf != NULL and object:
+        k = upto(leaf, off)
+        prefetch_lines(<const char *>leaf.at[k - 1 if k else 0], 8 * LINE)
+    elif leaf != NULL:
+        leaf_fetch(leaf)
 
 cdef inline int index_grow(index_t *x) noexcept nogil:
     """Room for twice as many leaves. -1: out of memory, nothing has changed."""
@@ -123,18 +133,18 @@ cdef inline int index_grow(index_t *x) noexcept nogil:
 
 cdef inline leaf_t *leaf_new(index_t *x, uint32_t place) noexcept nogil:
     """An empty leaf at `place`. NULL: out of memory."""
-    cdef leaf_t *leaf = <leaf_t *>malloc(sizeof(leaf_t))
+    cdef leaf_t *leaf = <leaf_t *>pool_take(x.pool, sizeof(leaf_t))
     if leaf == NULL:
         return NULL
     if x.n == x.room and index_grow(x) < 0:
-        free(leaf)
+        pool_give(x.pool, leaf)
         return NULL
     memmove(x.leaves + place + 1, x.leaves + place, (x.n - place) * sizeof(leaf_t *))
     memmove(x.first + place + 1, x.first + place, (x.n - place) * sizeof(uint64_t))
     leaf.n = 0
     x.leaves[place] = leaf
     x.n += 1
-    x.bytes += sizeof(leaf_t)
+    x.bytes += pool_cost(sizeof(leaf_t))
     return leaf
 
 cdef inline int index_add(index_t *x, uint64_t off, uint64_t end, void *at) noexcept nogil:
@@ -177,9 +187,9 @@ cdef inline void index_remove(index_t *x, uint64_t off) noexcept nogil:
     if leaf.n:
         x.first[i] = leaf.off[0]
         return
-    free(leaf)
+    pool_give(x.pool, leaf)
     x.n -= 1
-    x.bytes -= sizeof(leaf_t)
+    x.bytes -= pool_cost(sizeof(leaf_t))
     memmove(x.leaves + i, x.leaves + i + 1, (x.n - i) * sizeof(leaf_t *))
     memmove(x.first + i, x.first + i + 1, (x.n - i) * sizeof(uint64_t))
 
@@ -187,7 +197,7 @@ cdef inline void index_free(index_t *x) noexcept nogil:
     """Forget all entries and their memory."""
     cdef uint32_t i
     for i in range(x.n):
-        free(x.leaves[i])
+        pool_give(x.pool, x.leaves[i])
     if x.leaves != x.few:
         free(x.leaves)
     x.leaves, x.first = NULL, NULL

@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What one direction holds: segments queued out of order, in a list with an index over it, and those that wait for a word.
 
-The memory of all directions of a stack is counted in one `budget_t`, with what malloc rounds up: single bytes cost 48.
+The memory of all directions of a stack is counted in one `budget_t`, with what is rounded up: single bytes cost 64.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memmove
-from mos.tcp.index cimport index_add, index_floor, index_gap, index_free, index_remove, index_t, leaf_t
+from libc.string cimport memcpy, memmove, memset
+from mos.tcp.index cimport index_add, index_first, index_floor, index_free, index_remove, index_t, leaf_t
 from mos.tcp.overlap cimport kept_t, relation
+from mos.tcp.pool cimport pool_cost, pool_free, pool_give, pool_init, pool_t, pool_take
 
 cdef enum:
     INDEX_FROM = 4          # queued segments: fewer are walked through as fast as found
@@ -31,6 +31,7 @@ cdef struct budget_t:       # memory of all reassembly of one stack
     uint64_t peak
     uint64_t cap
     uint64_t refused        # segments that found it exhausted
+    pool_t   pool           # what it is taken from
 
 cdef enum:
     REASM_HOT = 256         # bytes of a record that a queued segment needs
@@ -67,8 +68,8 @@ cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
     return s.off + s.len
 
 cdef inline uint64_t seg_cost(uint64_t n) noexcept nogil:
-    """Bytes that malloc takes for a segment of n."""
-    return (sizeof(seg_t) + n + 8 + 15) & ~<uint64_t>15
+    """Bytes that a segment of n takes."""
+    return pool_cost(sizeof(seg_t) + n)
 
 cdef inline void budget_take(budget_t *b, uint64_t n) noexcept nogil:
     b.used += n
@@ -80,7 +81,7 @@ cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint3
     cdef uint64_t size = seg_cost(n)
     cdef seg_t *s = NULL
     if b.used + size <= b.cap:
-        s = <seg_t *>malloc(sizeof(seg_t) + n)
+        s = <seg_t *>pool_take(&b.pool, sizeof(seg_t) + n)
     if s == NULL:
         b.refused += 1
         return NULL
@@ -93,7 +94,7 @@ cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint3
 
 cdef inline void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
     b.used -= seg_cost(s.room)
-    free(s)
+    pool_give(&b.pool, s)
 
 cdef inline void seg_curtail(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
     """Leave its first n bytes only."""
@@ -108,17 +109,34 @@ cdef inline void seg_behead(budget_t *b, seg_t *s, uint32_t n) noexcept nogil:
     s.len -= n
     s.room = s.len
 
+cdef inline void budget_open(budget_t *b, uint64_t cap, bint pooled) noexcept nogil:
+    """Set the bound. Not `pooled`: each object is malloc's."""
+    b.cap = cap
+    if pooled:
+        pool_init(&b.pool, cap)
+
+cdef inline void budget_close(budget_t *b, seg_t *s) noexcept nogil:
+    """Release the list that begins with `s`, and all that was taken from the pool."""
+    cdef seg_t *following
+    while s != NULL:
+        following = s.next
+        seg_drop(b, s)
+        s = following
+    pool_free(&b.pool)
+
 cdef inline reasm_t *reasm_open(reasm_t **r, budget_t *b) noexcept nogil:
     """The direction's record, made if there is none. NULL: no memory, which is counted."""
     if r == NULL:
         return NULL
     if r[0] == NULL:
-        if b.used + sizeof(reasm_t) > b.cap:
+        if b.used + pool_cost(sizeof(reasm_t)) > b.cap:
             b.refused += 1
             return NULL
-        r[0] = <reasm_t *>calloc(1, sizeof(reasm_t))
+        r[0] = <reasm_t *>pool_take(&b.pool, sizeof(reasm_t))
         if r[0] != NULL:
-            budget_take(b, sizeof(reasm_t))
+            memset(r[0], 0, sizeof(reasm_t))
+            r[0].index.pool = &b.pool
+            budget_take(b, pool_cost(sizeof(reasm_t)))
     return r[0]
 
 cdef inline seg_t *seg_room(budget_t *b, const seg_t *s, uint32_t room) noexcept nogil:
@@ -158,7 +176,7 @@ cdef inline void sent_add(reasm_t *r, budget_t *b, seg_t *s) noexcept nogil:
 
 cdef inline uint64_t queue_growth(const reasm_t *r, uint64_t more) noexcept nogil:
     """The most that the index can grow by when `more` segments come."""
-    return 0 if r.segs + more < INDEX_FROM else (1 + more) * sizeof(leaf_t) + (r.index.n + more + 4) * 32
+    return 0 if r.segs + more < INDEX_FROM else (1 + more) * pool_cost(sizeof(leaf_t)) + (r.index.n + more + 4) * 32
 
 cdef inline seg_t *queue_floor(const reasm_t *r, uint64_t off) noexcept nogil:
     """A queued segment that begins at or below `off`, the last one if there is an index; NULL: begin with the head."""
@@ -166,11 +184,9 @@ cdef inline seg_t *queue_floor(const reasm_t *r, uint64_t off) noexcept nogil:
 
 cdef inline seg_t *queue_from(const reasm_t *r, uint64_t off, uint64_t end) noexcept nogil:
     """Where to look for what [off, end) overlaps; NULL: nothing does."""
-    cdef seg_t *s
-    if r.tail == NULL or (r.index.n and index_gap(&r.index, off, end)) or seg_end(r.tail) <= off:
-        return NULL
-    s = queue_floor(r, off)
-    return r.head if s == NULL else s
+    if r.index.n:
+        return <seg_t *>index_first(&r.index, off, end)
+    return NULL if r.tail == NULL or seg_end(r.tail) <= off else r.head
 
 cdef inline seg_t *queue_before(const reasm_t *r, uint64_t off) noexcept nogil:
     """The last queued segment that begins below `off`."""

@@ -1,12 +1,14 @@
 """Reassembly of one direction (contract in reasm.pxd; RFC 9293 section 3.10.7.4, overlaps by mos.tcp.policies)."""
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from mos.net.packet cimport prefetch
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
+from mos.tcp.pool cimport GRAIN, pool_cost, pool_give, pool_objects
 from mos.tcp.queue cimport (
-    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave,
-    queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
+    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_close, budget_open, budget_take, queue_floor, queue_from, queue_growth,
+    queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data,
+    seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
 
@@ -86,7 +88,7 @@ cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept
 
 cdef int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64_t fresh, uint64_t runs) noexcept nogil:
     """Which bound would `fresh` bytes in `runs` new queue segments break? OVER_*, 0: none."""
-    cdef uint64_t need = fresh + runs * seg_cost(15) + (queue_growth(r, runs) if r != NULL else sizeof(reasm_t))
+    cdef uint64_t need = fresh + runs * seg_cost(GRAIN - 1) + (queue_growth(r, runs) if r != NULL else pool_cost(sizeof(reasm_t)))
     if runs == 0:
         return 0
     if fresh > lim.bytes or (r != NULL and r.bytes + fresh > lim.bytes):
@@ -127,7 +129,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
             runs += lo > at
             at = hi
             note_conflict(&p.conflicts, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
-        s = s.next
+        s = s.next if at < off + len else NULL
     runs += at < off + len
     p.dup += held
     if off == next:
@@ -159,7 +161,7 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
     if fits and p.touched == 0 and r.index.n:       # between its neighbours, whose lines are only on their way
         fresh = seg_new(b, lo, p.data, p.len, p.doubtful)
         return queue_link(r, b, queue_floor(r, lo), fresh) if fresh != NULL else -1
-    if r.tail != NULL and seg_end(r.tail) <= lo:
+    if r.index.n == 0 and r.tail != NULL and seg_end(r.tail) <= lo:
         prev = r.tail
     else:
         s = queue_floor(r, lo)
@@ -384,10 +386,7 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     cdef int i
     if r[0] == NULL:
         return
-    lists[0] = r[0].head
-    lists[1] = r[0].doubt
-    lists[2] = r[0].waiting
-    lists[3] = r[0].sent
+    lists[0], lists[1], lists[2], lists[3] = r[0].head, r[0].doubt, r[0].waiting, r[0].sent
     for i in range(4):
         s = lists[i]
         while s != NULL:
@@ -397,9 +396,9 @@ cdef void reasm_free(reasm_t **r, budget_t *b) noexcept nogil:
     if r[0].kept.data != NULL:
         b.used -= r[0].kept.cap
         free(r[0].kept.data)
-    b.used -= sizeof(reasm_t) + r[0].index.bytes
+    b.used -= pool_cost(sizeof(reasm_t)) + r[0].index.bytes
     index_free(&r[0].index)
-    free(r[0])
+    pool_give(&b.pool, r[0])
     r[0] = NULL
 
 
@@ -433,17 +432,16 @@ cdef class Reassembler:
     cdef uint64_t next
     cdef uint8_t policy
 
-    def __cinit__(self, policy="first", limit=1 << 20, segments=4096, keep=0, budget=1 << 30):
+    def __cinit__(self, policy="first", limit=1 << 20, segments=4096, keep=0, budget=1 << 30, pool=True):
         plan_init(&self.p)
-        self.lim.bytes = limit
-        self.lim.segs = segments
+        self.lim.bytes, self.lim.segs, self.lim.keep = limit, segments, keep
         self.lim.doubt_bytes, self.lim.doubts = 65536, 64
-        self.lim.keep = keep
-        self.b.cap = budget
         self.policy = policies.index(policy)
+        budget_open(&self.b, budget, pool)
 
     def __dealloc__(self):
         reasm_free(&self.r, &self.b)
+        budget_close(&self.b, NULL)
         plan_free(&self.p)
 
     def write(self, uint64_t offset, bytes data, commit=True):
@@ -494,7 +492,9 @@ cdef class Reassembler:
 
     @property
     def state(self):
-        """Delivered offset, queued bytes and segments, memory in use."""
-        return {"next": self.next, "queued": self.r.bytes if self.r != NULL else 0,
-                "segments": self.r.segs if self.r != NULL else 0, "parked": self.r.doubts if self.r != NULL else 0,
-                "duplicate": self.p.dup, "used": self.b.used}
+        """Delivered offset, queued bytes and segments, memory in use, objects and spans of the pool."""
+        cdef reasm_t none
+        cdef reasm_t *r = self.r if self.r != NULL else &none
+        memset(&none, 0, sizeof(none))
+        return {"next": self.next, "queued": r.bytes, "segments": r.segs, "parked": r.doubts, "duplicate": self.p.dup,
+                "used": self.b.used, "leaves": r.index.n, "objects": pool_objects(&self.b.pool), "spans": self.b.pool.used}

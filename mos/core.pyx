@@ -324,7 +324,7 @@ cdef class Core:
         """Where the run is, as a tuple: what happens later, in whatever worker, has a greater one. On a wire nobody numbers
         the packets of all: their time counts."""
         if self.on_wire:
-            return self.now, 0, 0, 0
+            return (1 << 63, PHASE_END, self.due, self.due_flow) if self.phase == PHASE_END else (self.now, 0, 0, 0)
         if self.phase == PHASE_PACKET:
             return self.n.packets_in, PHASE_PACKET, 0, 0
         return self.n.packets_in, self.phase, self.due, self.due_flow

@@ -1,6 +1,7 @@
 """Workers on a wire: each flow is one worker's, in both directions, in pieces, and whatever becomes of the interfaces."""
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from collections import Counter
 import namespaces
 import pytest
 from command import MOS
-from namespaces import OFFLOADS, Bed, Running
+from namespaces import OFFLOADS, Bed, Running, Wire
 
 from mos.errors import UsageError
 from mos.io.live import open_live
+from mos.testing import merge, tcp, udp
 
 ENDS = """
 from mos import on
@@ -223,3 +225,84 @@ def test_what_workers_on_a_wire_cannot_do(words, reason):
 def test_libpcap_shares_nothing_out():
     with pytest.raises(UsageError, match="a tap of any goes through libpcap"):
         open_live("any", 2)
+
+
+STRICT = """
+from mos import DROP, DROP_FLOW, on
+from mos.events import FlowStart, StreamData
+
+@on(FlowStart, where="server_port == 99")
+def refuse(ev):
+    return DROP_FLOW("not that port")
+
+@on(StreamData, where="to_server and length == 13")
+def once(ev):
+    return None if ev.redelivered else DROP("not at once")
+"""
+
+
+def script():
+    """What hosts that do not exist say to each other: in order, late, twice, in pieces, wrong."""
+    draw, parts = random.Random(7), []
+    for i in range(9):
+        start = 1_700_000_000_000_000_000 + i * 700_000
+        c = tcp(f"10.9.0.{i + 1}:{4000 + i}", "10.9.1.1:80", start_ns=start, timestamps=i % 2 == 0)
+        for _ in range(3):
+            c.send(draw.randbytes(draw.choice([13, 40, 900]))).reply(draw.randbytes(draw.randrange(1, 1200)))
+        if i % 4:
+            c.close(draw.choice(["client", "server"]))
+        for fault in draw.sample([c.duplicate, c.reorder, c.corrupt], i % 3):
+            fault(draw.randrange(4, 9))
+        parts.append(c)
+    for i in range(4):
+        u = udp(f"10.9.2.{i + 1}:{5000 + i}", f"10.9.3.1:{99 if i == 2 else 53}", start_ns=1_700_000_000_000_300_000 + i * 900_000)
+        parts.append(u.send(b"ask").reply(bytes(2000)).fragment(2, 800) if i % 2 else u.send(b"ask").reply(b"answer"))
+    return merge(*parts)
+
+
+def played(bed, said, tmp_path, name, *words):
+    """The run's log. Each frame is sent when the one before it has passed, or has not for long enough."""
+    log = tmp_path / f"{name}.jsonl"
+    wires = {"client": Wire(bed.client, "c0"), "server": Wire(bed.server, "s0")}
+    try:
+        with Running(bed, tmp_path / "strict.py", "--checksum", "verify", "--log", log, *words) as running:
+            for (_, frame), packet in zip(said.packets, said.built):
+                other = wires["server" if packet.side == "client" else "client"]
+                count = len(other.received)
+                wires[packet.side].send([frame])
+                other.wait(count + 1, 0.05)
+            stats = running.stop()
+    finally:
+        for wire in wires.values():
+            wire.close()
+    return log.read_text(), stats
+
+
+def in_turns(log):
+    """The log's lines with a packet's place in place of its time, and a flow's in place of its number; when runs end differs."""
+    rows = [json.loads(line) for line in log.splitlines()]
+    times = {ns: i for i, ns in enumerate(sorted({row["ns"] for row in rows if row.get("event") != "FlowEnd"}))}
+    flows = {}
+    for row in rows:
+        row["ns"] = None if row.get("event") == "FlowEnd" else times[row["ns"]]
+        if row["flow"] is not None:
+            row["flow"] = flows.setdefault(row["flow"], len(flows))
+        row.pop("packet", None)
+    return [json.dumps(row) for row in rows]
+
+
+@pytest.mark.parametrize("safe", ["off", "on"])
+def test_workers_on_a_wire_log_what_one_logs(bed, tmp_path, safe):
+    """Line for line, in one order: two workers live, one live, and the replay of what that one recorded."""
+    bed.offload("wire")
+    (tmp_path / "strict.py").write_text(STRICT)
+    said, recording = script(), tmp_path / "in.pcapng"
+    one, single = played(bed, said, tmp_path, "one", "--safe", safe, "--record", recording)
+    two, shared = played(bed, said, tmp_path, "two", "--safe", safe, "--workers", 2)
+    again = tmp_path / "again.jsonl"
+    subprocess.run([*MOS, "run", tmp_path / "strict.py", "--checksum", "verify", "--safe", safe, "-r", recording, "--log", again],
+                   check=True, capture_output=True, timeout=60)
+    assert again.read_text() == one
+    assert in_turns(two) == in_turns(one)
+    assert len(in_turns(one)) > 300 and '"verdict":"DROP"' in two and "BadChecksum" in two
+    assert shared["workers"] == 2 and shared["packets_in"] == single["packets_in"] and shared["events"] == single["events"]

@@ -88,9 +88,10 @@ def chains():
 
 
 def flows():
-    """As many packets in a thousand flows and in a million."""
-    return [ours("volume", "few", mos("volume"), "flows"), ours("volume", "many", mos("volume"), "flows"),
-            ours("volume + own sets", "many", mos("volume", box("attached")), "flows")]
+    """As many packets in a thousand flows and in a million; and more of them in a million, to tell packets from new flows."""
+    return [ours("volume", "few", mos("volume"), "flows")] + [
+        ours(name, capture, words, "flows") for capture in ("many", "many, longer")
+        for name, words in (("volume", mos("volume")), ("volume + own sets", mos("volume", box("attached"))))]
 
 
 def peers(programs):

@@ -28,6 +28,7 @@ WORKLOADS = {
     "churn": Workload("churn", 500_000, 10_000, 1, "500,000 flows of ten packets, 10,000 at a time"),
     "few": Workload("many", 1_000, 1_000, 4_500, "1,000 flows that stay, payloads of 1 to 64 bytes"),
     "many": Workload("many", 1_000_000, 1_000_000, 3, "1,000,000 flows that stay, as few in all else"),
+    "many, longer": Workload("many", 1_000_000, 1_000_000, 9, "the same flows with 21 packets each, not 9"),
 }
 SLICES = {"tenth": 10, "slice": 25, "sliver": 250, "crumb": 1000}   # so that each tool runs for a second or so
 QUICK = 10      # --quick: a tenth of all workloads; slices stay as they are

@@ -8,9 +8,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, flow_names, flow_side, flow_t, reasm_of
+from mos.flow.flow cimport (
+    CLIENT, END_FIN_SENT, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
 from mos.flow.hashes cimport hash_ahead
-from mos.flow.table cimport table_guess, table_peek, table_prefetch, table_prefetch_flow, table_touch
+from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_t
 from mos.io.port cimport SEND_ON
@@ -36,6 +37,7 @@ cdef enum:
     MUCH_QUEUED = 1 << 20   # bytes of reassembly that stay in a cache by themselves
     SOON = 8                # and what it leads to, once it is there
     NEAR = 16               # a flow is fetched so many packets ahead: 2 us, ten memory latencies: its five lines come one by one
+    FAR = 32                # and where the index lists it so many: not all of a batch at once, that would be waited for
 
 cdef enum:              # how an express way ended
     EXPRESS_FAILED = -1     # a handler raised and the run is to stop
@@ -52,7 +54,7 @@ cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
     return not k.leap and not wheel_due(k.idle, ts) and not wheel_due(k.timers, ts)
 
 cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint exact) noexcept nogil:
-    """Of a batch, what no packet's fate can change: decode the simple ones, and call for where their flows are listed.
+    """Of a batch, what no packet's fate can change: decode the simple ones, and call for where the first flows are listed.
 
     `a`: what other workers take, which is not in the batch; NULL: it may be. `exact`: every packet is taken by itself.
     """
@@ -74,16 +76,16 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
     if k.dec.plainly and not k.workers:
         decode_dressed(k.dec, batch, n)
     hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
-    for i in range(n):
+    for i in range(min(n, <int>FAR)):
         if batch[i].ahead == AHEAD_FLOW:
             table_prefetch(k.table, batch[i].hash)
     for i in range(min(n, <int>NEAR)):
         if batch[i].ahead == AHEAD_FLOW:
-            table_prefetch_flow(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
+            batch[i].guess = table_guess(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
 
 cdef inline const flow_t *flow_soon(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
     """The flow of the batch's packet `i`, which has been fetched; NULL: there is none, or it is not known."""
-    return table_guess(k.table, batch[i].hash) if i < n and batch[i].ahead == AHEAD_FLOW else NULL
+    return <const flow_t *>batch[i].guess if i < n and batch[i].ahead == AHEAD_FLOW else NULL
 
 cdef inline void fetch_behind(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
     """Call for what the flow of a packet soon to come leads to."""
@@ -91,6 +93,8 @@ cdef inline void fetch_behind(Core k, const pkt_t *batch, int i, int n) noexcept
     if f != NULL:
         if f.more != NULL:
             prefetch(f.more)
+        if f.end[CLIENT].flags & f.end[SERVER].flags & END_FIN_SENT:
+            prefetch(flow_cold(f))      # the ACK that closes it sets a timer
         if k.bus.nsets > FEW_SETS:
             prefetch(&k.bus.sets[f.set_id])
     if k.budget.used > MUCH_QUEUED:
@@ -114,6 +118,14 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n) noexcept 
                         ahead == 1)
         ahead //= 2
 
+cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
+    """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""
+    if i + FAR < n and batch[i + FAR].ahead == AHEAD_FLOW:
+        table_prefetch(k.table, batch[i + FAR].hash)
+    if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
+        batch[i + NEAR].guess = table_guess(k.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
+    fetch_behind(k, batch, i, n)
+
 cdef inline int pass_by(Core k, aside_t *a, int i) noexcept nogil:
     """What other workers take just before the batch's packet `i`: time goes by. -1: a handler raised, and the run is to stop."""
     cdef uint32_t end = a.passed + a.before[i]
@@ -132,7 +144,9 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
             or p.key.domain == DOMAIN_OVERFLOW or not time_stands(k, p.ts):
         return EXPRESS_NOT
-    f = table_peek(k.table, &p.key, p.hash)
+    f = <flow_t *>p.guess
+    if not table_known(f, &p.key):
+        f = table_peek(k.table, &p.key, p.hash)
     if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)

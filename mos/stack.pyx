@@ -18,7 +18,7 @@ from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_prefetch, ages_
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
     flow_cold, flow_names, flow_side)
-from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_prefetch_flow, table_touch
+from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_touch
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
@@ -31,7 +31,7 @@ from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.flow.turn cimport turn_learn, turn_of
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, NEAR, express, fetch_behind, look_ahead, pass_by
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, look_ahead, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
@@ -54,7 +54,7 @@ cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
 
 cdef enum:
-    TICK_BATCHES = 256      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
+    TICK_BATCHES = 128      # progress and signals are looked at every 16,384 packets of a capture: some 10 ms
     TICK_NS = 50_000_000    # live, where a batch may be one packet; signals, links and deadlines are seen to as often
 
 
@@ -114,9 +114,7 @@ cdef class Stack(Core):
         for i in range(n):
             if source.aside != NULL and source.aside.before[i] and pass_by(self, source.aside, i) < 0:
                 return -2
-            if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
-                table_prefetch_flow(self.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
-            fetch_behind(self, batch, i, n)
+            call_for(self, batch, i, n)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT

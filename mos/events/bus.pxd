@@ -8,7 +8,7 @@ from mos.events.handler cimport (
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport EV_UNSENT, event_t
 from mos.events.members cimport members_t
-from mos.events.sets cimport draft_t, place_t, set_t
+from mos.events.sets cimport ROWS, draft_t, place_t, row_t, set_t
 from mos.events.views cimport Event
 from mos.flow.flow cimport FLOW_MIDSTREAM, flow_t
 from mos.net.packet cimport IPPROTO_TCP
@@ -68,6 +68,7 @@ cdef class Bus:
     cdef node_t *nodes
     cdef place_t *places        # by handler
     cdef set_t *sets
+    cdef row_t everyone[ROWS]   # of the set that flows begin with
     cdef members_t members
     cdef draft_t draft
     cdef uint32_t nhandlers, nnodes, nsets, sets_cap

@@ -12,7 +12,8 @@ from mos.events.kinds cimport KIND_PACKET_IN, NKINDS
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER
 from mos.events.members cimport (
     has_member, members_add, members_copy, members_find, members_free, members_init, name_switch, name_t)
-from mos.events.sets cimport MOMENTS, ROWS, draft_done, draft_end, goes, place_t, set_change, set_free, set_t
+from mos.events.sets cimport (
+    MOMENTS, ROWS, draft_done, draft_end, goes, place_t, set_change, set_free, set_spread, set_t)
 from mos.events.views cimport Event, view_bind, view_held, view_new, view_release, view_stamp
 
 from collections.abc import Hashable
@@ -291,6 +292,7 @@ cdef class Bus:
                 name_switch(&self.members, &name, i)
                 self.members.bits[i >> 6] |= <uint64_t>1 << (i & 63)
         number_set(self, first, &name)
+        set_spread(first, self.everyone)
         return 0
 
     cdef bint change(self, flow_t *f, int what, bint on) noexcept nogil:

@@ -8,7 +8,7 @@ from mos.events.filtervm cimport filter_run
 from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_RESET, action_t
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_SENDER, event_t
-from mos.events.sets cimport set_row, set_t
+from mos.events.sets cimport set_row
 from mos.flow.flow cimport flow_names
 
 ctypedef int (*python_fn)(Bus b, handler_t *h, event_t *e, answer_t *a) noexcept nogil
@@ -39,13 +39,14 @@ cdef inline bint allowed(Bus b, handler_t *h, event_t *e, int verdict) noexcept 
 
 cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
     """Ask every handler of `e` and merge into `a`. -1: a handler raised and the run is to stop."""
-    cdef set_t *s = &b.sets[e.flow.set_id if e.flow != NULL else 0]
     cdef uint32_t row = (e.at * NKINDS + e.kind) * 2 + e.to_server
-    cdef uint32_t i = 0, n
-    cdef const uint16_t *order = set_row(s, row, &n)
+    cdef uint32_t i = 0, n = b.everyone[row].n
+    cdef const uint16_t *order = b.everyone[row].order
     cdef handler_t *h
     cdef action_t act
     cdef int rank, verdict
+    if e.flow != NULL and e.flow.set_id:
+        order = set_row(&b.sets[e.flow.set_id], row, &n)
     if n == 0:
         return 0
     b.serial += 1

@@ -21,6 +21,10 @@ cdef struct set_t:          # an interned set of attached handlers, in walking o
     uint32_t *apart         # where each of these rows ends, then the handlers of all of them; NULL: they are in `packed`
     uint8_t  packed[32]     # the same in bytes, and the handlers at an even place
 
+cdef struct row_t:          # handlers in walking order
+    const uint16_t *order
+    uint32_t n
+
 cdef struct place_t:        # where a handler stands
     uint32_t rank[2]        # in a row to the client, to the server
     uint64_t rows[2]        # bit per row that it is in
@@ -64,6 +68,12 @@ cdef inline const uint16_t *set_row(const set_t *s, uint32_t row, uint32_t *n) n
         first = s.packed[before - 1] if before else 0
         n[0] = s.packed[before] - first
     return set_order(s) + first
+
+cdef inline void set_spread(const set_t *s, row_t *rows) noexcept nogil:
+    """All rows of a set by number, for the one that most flows have: set_row counts bits to save memory in all others."""
+    cdef uint32_t row
+    for row in range(ROWS):
+        rows[row].order = set_row(s, row, &rows[row].n)
 
 cdef inline void draft_end(draft_t *d, set_t *to, uint32_t row) noexcept nogil:
     """The row is complete; if it has handlers, `to` has it."""

@@ -44,7 +44,14 @@ cdef enum:
     FEW = 12                # so many are as fast one by one
 
 cdef inline void hash_ahead(pkt_t *pkts, int n, uint64_t k0, uint64_t k1, uint64_t mask) noexcept nogil:
-    """Set `hash` of those that are decoded ahead, of n <= LANES: what key_hash says, and `mask`."""
+    """Set `hash` of those that are decoded ahead: what key_hash says, and `mask`."""
+    cdef int at = 0
+    while at < n:
+        hash_some(pkts + at, min(n - at, <int>LANES), k0, k1, mask)
+        at += LANES
+
+cdef inline void hash_some(pkt_t *pkts, int n, uint64_t k0, uint64_t k1, uint64_t mask) noexcept nogil:
+    """The same for n <= LANES."""
     cdef uint64_t x[LANES]
     cdef uint64_t y[LANES]
     cdef uint64_t z[LANES]

@@ -358,8 +358,9 @@ cdef class FlowTable:
         load_key(key, &k)
         cdef uint64_t hash = table_hash(self.c, &k)
         table_prefetch(self.c, hash)
-        table_prefetch_flow(self.c, hash, True)
+        cdef flow_t *guess = table_guess(self.c, hash, True)
         cdef flow_t *f = table_find_hashed(self.c, &k, hash, &via)
+        assert not table_known(guess, &k) or guess == f and via == NULL
         return None if f == NULL else (flow_cold(f).id, None if via == NULL else via.position)
 
     def _victim(self, which):

@@ -8,8 +8,8 @@ from mos.net.packet cimport AHEAD_ELSEWHERE, AHEAD_NOT, pkt_t
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 
 cdef enum:
-    ASIDE = 1024            # put aside in a batch: enough for 64 of one's own among 16 workers; their times fit the L1 cache
-    OWN = 64                # that stay: BATCH of port.pxd
+    ASIDE = 1024            # put aside in a batch: enough for 128 of one's own among 8 workers; their times fit the L1 cache
+    OWN = 128               # that stay: BATCH of port.pxd
 
 cdef struct aside_t:
     uint32_t workers        # 0: nothing is put aside

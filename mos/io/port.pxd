@@ -12,7 +12,7 @@ cdef enum:              # Port.send, ored
     SEND_OURS = 2       # a frame of our own: whole checksums, nothing is left to offloading
 
 cdef enum:
-    BATCH = 64          # packets taken, or frames sent, at a time: their headers fit the L1 cache
+    BATCH = 128         # packets taken, or frames sent, at a time: the memory of the first few flows is waited for once in so many
     COPIES = 4          # super-packets taken at a time: 256 KB stay in the second-level cache between receiving and sending
 
 cdef class Port:
@@ -44,8 +44,8 @@ cdef struct side_t:             # one interface
     uint64_t super_packets
     uint64_t over_mtu, busy, down, failed   # frames not sent, by cause
     uint64_t reinserted         # VLAN tags
-    mmsghdr out[64]             # BATCH
-    iovec out_iov[64]
+    mmsghdr out[128]             # BATCH
+    iovec out_iov[128]
 
 cdef inline void count_unsent(side_t *o, int why) noexcept nogil:
     """A frame that the kernel did not take, by errno."""

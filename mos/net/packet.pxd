@@ -82,6 +82,7 @@ cdef struct pkt_t:
     uint8_t  csum_partial
     uint8_t  ahead          # AHEAD_*
     uint64_t hash
+    void    *guess          # with AHEAD_FLOW: the flow that was fetched for it, NULL: none was found
     uint8_t  status         # PKT_*
     uint8_t  cause          # malformed cause (decode.pxd), 0 if none
     uint8_t  ipver          # of the innermost IP header, 0: none

@@ -1,5 +1,6 @@
 """A short slice of bench/hostile.py: every attack, its counts and its memory; no time is looked at."""
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def test_memory_stays_within_its_cap_and_nobody_else_is_harmed(name, truth, tmp_
     row = hostile.in_child(hostile.measure, path, known, attack.extra, {**attack.settings, "truth": truth})
     assert row["harmed"] == [] and known["packets"] >= PACKETS
     assert row["stats"]["packets_in"] == known["packets"] and row["stats"]["ring_lost"] == 0
-    assert row["anon"] <= hostile.SLACK + row["flow_bytes"] + hostile.SMALL["limits"]["global"]
+    if not os.environ.get("MOS_SANITIZE"):      # what was freed is kept from use there, to see late uses
+        assert row["anon"] <= hostile.SLACK + row["flow_bytes"] + hostile.SMALL["limits"]["global"]
 
 
 def test_a_harmed_victim_would_be_seen(tmp_path):

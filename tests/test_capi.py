@@ -1,5 +1,6 @@
 """The C surface: what a handler in Cython sees and answers, and that it can be built against what is installed."""
 import gc
+import hashlib
 import ipaddress
 import json
 import re
@@ -298,7 +299,7 @@ def declarations(installed, tmp_path_factory):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("file", "old", "new"), [
-    ("handler.pxd", "MOS_ABI = 1", "MOS_ABI = 99"),
+    ("handler.pxd", "MOS_ABI = ", "MOS_ABI = 9"),
     ("ring.pxd", "    int64_t  arg ", "    int64_t  more\n    int64_t  arg "),
 ], ids=["number", "size"])
 def test_module_built_for_another_core_is_refused(installed, declarations, tmp_path, file, old, new):
@@ -325,3 +326,20 @@ def test_no_class_in_the_public_declarations():
         for module in re.findall(r"^from (mos\.[\w.]+) cimport", text, re.M):
             waiting |= {module.replace(".", "/") + ".pxd"} - reached
     assert len(reached) > 5
+
+
+LAYOUT = 2, "9245e2d851d8f66b"      # MOS_ABI, and a digest of the structs and enums that it stands for
+
+
+def test_the_abi_number_goes_up_with_what_is_compiled_into_modules():
+    """Sizes alone would let a module read one field for another."""
+    blocks = []
+    for path in ("net/packet.pxd", "flow/flow.pxd", "events/ring.pxd", "events/handler.pxd", "events/kinds.pxd"):
+        text = re.sub(r"[ ]*#[^\n]*", "", (ROOT / "mos" / path).read_text())
+        blocks += re.findall(r"^cdef (?:struct|enum)\b.*?(?=^\S)", text + "\n.", re.M | re.S)
+    text = re.sub(r"\bMOS_ABI = \d+", "", "".join(blocks))
+    number = int(re.search(r"MOS_ABI = (\d+)", (ROOT / "mos/events/handler.pxd").read_text())[1])
+    digest = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+    assert len(blocks) > 15 and "cdef struct event_t" in text
+    assert (number, digest) == LAYOUT, "what is compiled into users' modules has changed: raise MOS_ABI, then LAYOUT"
+    assert f"`MOS_ABI` is {number}." in (ROOT / "docs" / "capi.md").read_text()

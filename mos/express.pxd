@@ -16,7 +16,7 @@ from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_t
 from mos.io.port cimport SEND_ON
 from mos.leave cimport leave
-from mos.lifetime cimport LEAP_S, pass_time
+from mos.lifetime cimport LEAP_S, note_close, pass_time
 from mos.net.decode cimport decode_ahead
 from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.dressed cimport decode_dressed
@@ -151,7 +151,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)
     if k.flat:
-        how = STRAIGHT_NOT if p.tcp_flags & (TCP_FIN | TCP_RST) else STRAIGHT_NEXT
+        how = STRAIGHT_NEXT
     else:
         how = goes_straight(k, f, p, s)
     if how == STRAIGHT_NOT:
@@ -174,6 +174,8 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
     flow[0] = f
     if k.flat:
         f.end[s].offset += p.payload_cap
+        if p.tcp_flags & (TCP_FIN | TCP_RST):
+            note_close(k, f, p, s)
     elif straight_on(k, f, p, s, how) == WAY_FAILED:
         return EXPRESS_FAILED
     if k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):

@@ -2,7 +2,7 @@
 """Who listens to what, for which flow, in which order; and what they answered. Knows handlers, not TCP."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.object cimport PyObject
-from mos.events.filtervm cimport Filter, program_t
+from mos.events.filtervm cimport Filter, gate_t, program_t
 from mos.events.handler cimport (
     MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_EDIT, MOS_HOLD, MOS_PASS, MOS_RESET, action_t, handler_fn)
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
@@ -29,6 +29,7 @@ cdef struct handler_t:
     uint8_t  edits          # 0 none, 1 header, 2 same_length
     uint8_t  attached       # for every flow from its start
     uint8_t  answers        # a verdict is allowed (the kind's contract)
+    gate_t   gate           # of its filter, or of the event it listens to
     uint64_t calls
     vectorcall_t call       # of a Python handler: as PyObject_Vectorcall; looked up once
     PyObject *function      # borrowed, a method's function

@@ -212,8 +212,11 @@ cdef class Bus:
         h.index, h.position, h.edits = i, s.position, s.edits
         h.observe, h.attached, h.answers = bool(s.observe), bool(s.attached), bool(s.answers)
         h.node = self.node_for(s, known)
+        if s.predicates and isinstance(s.compiled[0], Filter):  # the first that is asked
+            h.gate = (<Filter>s.compiled[0]).c.gate
         if s.filter is not None:
             h.filter = (<Filter?>s.filter).c
+            h.gate = h.filter.gate
             self.owners.append(s.filter)
         if s.capsule is not None:
             h.fn = <handler_fn>PyCapsule_GetPointer(s.capsule, "mos.handler.v1")

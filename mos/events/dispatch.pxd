@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t
 from mos.events.bus cimport (
     MOS_HOLD, WANTS_BYTES, Bus, answer_t, ask_predicate, bus_take_gil, hand_out, handler_t, node_t, rank_of, settle)
 from mos.events.call cimport call_python
-from mos.events.filtervm cimport filter_run
+from mos.events.filtervm cimport filter_run, gate_refuses
 from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_RESET, action_t
 from mos.events.kinds cimport NKINDS
 from mos.events.ring cimport AT_SENDER, event_t
@@ -53,6 +53,8 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
     while i < n:
         h = &b.handlers[order[i]]
         i += 1
+        if gate_refuses(&h.gate, e):
+            continue
         rank = rank_of(b, h, e)
         if a.stopped and rank > a.rank and not h.observe:
             continue

@@ -2,6 +2,8 @@
 """The filter machine's program: a decision graph of fused load-and-test instructions, run without the GIL."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.events.ring cimport event_t
+from mos.flow.flow cimport flow_t
+from mos.net.packet cimport IPPROTO_TCP, IPPROTO_UDP
 
 cdef enum:
     MAX_INSNS = 4096    # a run is at most this many tests: some 8 us, the longest a filter may hold up a packet
@@ -66,11 +68,29 @@ cdef struct insn_t:
     uint64_t c
     uint64_t d
 
+cdef enum:              # gate_t.end
+    GATE_NONE = 0
+    GATE_CLIENT = 1
+    GATE_SERVER = 2
+
+cdef struct gate_t:     # what a filter begins with if that is a port of the flow: it rejects unless the port is in a range
+    uint8_t  end        # whose port, GATE_*
+    uint16_t first
+    uint16_t more       # ports in the range after the first
+
 cdef struct program_t:
     uint32_t n
     uint32_t entry      # 0, or for a program of no instructions the verdict
+    gate_t   gate
     insn_t  *insn
     int64_t *pool
+
+cdef inline bint gate_refuses(const gate_t *g, const event_t *e) noexcept nogil:
+    """What most filters begin with and most events fail, asked without running the program. False: it must be run."""
+    cdef const flow_t *fl = e.flow
+    if not g.end or fl == NULL or fl.more != NULL or (fl.key.proto != IPPROTO_TCP and fl.key.proto != IPPROTO_UDP):
+        return False
+    return <uint16_t>((fl.key.hi_port if fl.client_hi ^ (g.end == GATE_SERVER) else fl.key.lo_port) - g.first) > g.more
 
 cdef bint filter_run(const program_t *f, const event_t *ev) noexcept nogil
 
@@ -83,3 +103,5 @@ cdef class Filter:
     cdef readonly tuple pool
     cdef readonly uint32_t record_size
     cdef readonly uint32_t entry
+
+    cdef int find_gate(self, first) except -1

@@ -353,6 +353,15 @@ cdef class Filter:
         for n, i in enumerate(self.program):
             store(self.own.insn + <int>n, i)
         self.own.n, self.own.entry = len(self.program), entry
+        if self.program:
+            self.find_gate(self.program[0])
+
+    cdef int find_gate(self, first) except -1:
+        if first.op == OP_RANGE and first.type == T_PORT and not first.invert and first.jf == self.own.n \
+                and 0 <= min(first.a, first.b) and max(first.a, first.b) < 2**16 and first.src in (SRC_CLIENT, SRC_SERVER):
+            self.own.gate.end = GATE_SERVER if first.src == SRC_SERVER else GATE_CLIENT
+            self.own.gate.first, self.own.gate.more = first.a, first.b
+        return 0
 
     def __dealloc__(self):
         PyMem_Free(self.own.insn)
@@ -431,7 +440,7 @@ def run_on(Filter f not None, flow=None, packet=None, aliases=(), bytes record=N
         e.obj = <void *><const char *>record
     with nogil:
         for _ in range(repeat):
-            verdict = filter_run(f.c, &e)
+            verdict = not gate_refuses(&f.c.gate, &e) and filter_run(f.c, &e)
         flow_alone_free(fl)
     return verdict
 

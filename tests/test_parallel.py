@@ -2,7 +2,6 @@
 import json
 import signal
 import subprocess
-import time
 
 import pytest
 from command import MOS, PCAPS, counts, mos
@@ -130,9 +129,10 @@ def test_ctrl_c_ends_the_flows_of_every_worker(tmp_path):
                     "@on(FlowStart)\ndef s(ev):\n    print('start')\n    time.sleep(.05)\n@on(FlowEnd)\ndef e(ev): print('end')\n")
     run = subprocess.Popen([*MOS, "run", str(path), "-r", str(many(tmp_path)), "--stats", "--workers", "2"], cwd=ROOT,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+    first = run.stdout.readline()
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    out, err = first + run.stdout.read(), run.stderr.read()
+    run.wait(60)
     assert run.returncode == 130 and out.count("start") == out.count("end") == counts(err)["flows"] > 0
 
 

@@ -431,6 +431,7 @@ cdef class Reassembler:
     cdef budget_t b
     cdef uint64_t next
     cdef uint8_t policy
+    cdef readonly list conflicts    # of the last write: [(offset, old, new)]
 
     def __cinit__(self, policy="first", limit=1 << 20, segments=4096, keep=0, budget=1 << 30, pool=True):
         plan_init(&self.p)
@@ -450,6 +451,8 @@ cdef class Reassembler:
         cdef int rc = 0
         reasm_probe(self.r, &self.p, &self.lim, &self.b, self.next, offset, data, <uint32_t>len(data), self.policy)
         out = b"".join([self.p.pieces[i].data[:self.p.pieces[i].len] for i in range(self.p.n)])
+        self.conflicts = [(self.p.conflicts.at[i].off, self.p.conflicts.at[i].old[:self.p.conflicts.at[i].len],
+                           self.p.conflicts.at[i].new[:self.p.conflicts.at[i].len]) for i in range(self.p.conflicts.n)]
         assert self.p.to - self.next == len(out)
         if commit:
             rc = reasm_commit(&self.r, &self.p, &self.b, 1)
@@ -481,14 +484,6 @@ cdef class Reassembler:
         hole = reasm_hole(self.r, self.next)
         self.next += hole
         return hole, self.acked(self.next)
-
-    @property
-    def conflicts(self):
-        """Of the last write: [(offset, old, new)]."""
-        cdef uint32_t i
-        return [(self.p.conflicts.at[i].off, self.p.conflicts.at[i].old[:self.p.conflicts.at[i].len],
-                 self.p.conflicts.at[i].new[:self.p.conflicts.at[i].len])
-                for i in range(self.p.conflicts.n)]
 
     @property
     def state(self):

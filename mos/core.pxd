@@ -173,6 +173,8 @@ cdef class Core:
     cdef uint32_t caps          # bit per CAP_* that was met and is not told yet
     cdef uint64_t caps_seen     # what caps.caps_look saw last
     cdef uint64_t[4] caps_parts
+    cdef uint8_t early          # EARLY_*: what the packet in hand is to segments that wait (mos.early)
+    cdef uint64_t early_bytes   # that wait, of all flows
     cdef uint8_t committed      # the packet in hand is forwarded, whatever is answered now
     cdef uint8_t fresh          # the packet in hand has started its flow
     cdef int64_t unproven_from  # since when `unproven` flows were reset of which only one end was heard (leave.UNPROVEN)
@@ -201,6 +203,8 @@ cdef class Core:
     cdef void cap_reached(self, int cause) noexcept nogil
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
+    cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef void end_other(self, flow_t *f) noexcept
     cdef void send_own(self, const pkt_t *p, const uint8_t *data, uint32_t n, int how) noexcept
     cdef int replace(self, pkt_t *p, flow_t *f, int s, uint64_t offset, bytes data) except -1

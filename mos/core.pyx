@@ -79,8 +79,7 @@ cdef class Core:
             self.idle_ns[i] = int(seconds * 1e9)
         self.limits.bytes, self.limits.segs = limits["bytes"], limits["segments"]
         self.limits.doubt_bytes, self.limits.keep = limits["doubtful"], limits["keep"]
-        self.limits.doubts = DOUBTS
-        self.limits.sent = limits["retained"]
+        self.limits.doubts, self.limits.sent = DOUBTS, limits["retained"]
         budget_open(&self.budget, limits["global"], not self.timer_slab.exact)
 
     def __dealloc__(self):
@@ -447,6 +446,9 @@ cdef class Core:
         if n == 0:
             raise VerdictError(f"packet {p.number} is no whole UDP datagram on Ethernet or bare IP: reply() cannot answer it")
         self.send_own(p, self.out + OUT_CAP // 2, n, 1)
+
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil: return -1      # the stack's, as are those that follow
+    cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil: return -1
 
     cdef void end_other(self, flow_t *f) noexcept:
         """End a flow while the packet of another one is finished. The stack, which can, does."""

@@ -8,6 +8,7 @@ from mos.caps cimport caps_tell
 from mos.core cimport (
     DROPPED_TABLE, FULL_LRU, FULL_REFUSE, PHASE_IDLE, PHASE_PACKET, PHASE_TIMERS, PICKUP_OFF, RESETTING_S, RST_SILENCE_S, Core,
     user_timer_t)
+from mos.early cimport early_free
 from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
     CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
@@ -180,6 +181,7 @@ cdef void release(Core k, flow_t *f) noexcept nogil:
             (<void (*)(Core, flow_t *) noexcept nogil>release_objects)(k, f)
     slots_close(k.layout, f)
     if t != NULL:
+        early_free(k, t)
         free(t.resets)
         free(t)
         f.more.trouble = NULL

@@ -2,10 +2,11 @@
 """Inline, a connection that was under way when the chain came to stand in it: where its streams begin.
 
 What had left before is in flight, some of it lost, and nobody here has seen it. What its receiver acknowledges it has, so a
-stream begins at its receiver's ACK: in safe mode not before one is known, and a segment asks for it.
+stream begins at its receiver's ACK: in safe mode not before one is known, and a segment asks for it (mos.early).
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.core cimport ALTER_BARE, Core
+from mos.early cimport EARLY_GO, EARLY_HOLD, early_waits
 from mos.events.kinds cimport GAP_ACKED, KIND_STREAM_GAP
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport CLIENT, END_ACKED, END_FIN_SENT, END_PEER_ONLY, END_SEEN, end_t, flow_cold, flow_t, reasm_of
@@ -56,7 +57,9 @@ cdef inline bint pickup(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil
     if p.tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK) != TCP_ACK or not pickup_settling(k, f):
         return False
     pickup_acked(k, f, p, s)
+    if early_waits(f, s):
+        k.early = EARLY_GO
     if not k.safe or not p.payload_len or f.end[1 - s].flags & END_ACKED or not safe_flow(k, f, s):
         return False
-    k.alter = ALTER_BARE
+    k.alter, k.early = ALTER_BARE, EARLY_HOLD
     return True

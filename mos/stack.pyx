@@ -31,6 +31,7 @@ from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.flow.turn cimport turn_learn, turn_of
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
+from mos.early cimport early_finish
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, look_ahead, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
@@ -308,7 +309,7 @@ cdef class Stack(Core):
             self.fresh = <uint8_t>fresh
             way = self.datagram(f, p, s)
         if way == WAY_DONE:
-            return self.finish(p, f, s)
+            return early_finish(self, p, f, s) if self.early else self.finish(p, f, s)
         if way == WAY_FAILED:
             return -1
         return self.reopen(f, p, s, way == WAY_ANSWERS_OTHER)

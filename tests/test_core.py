@@ -273,6 +273,7 @@ def test_both_balances_on_bad_networks(seed, truth, max_flows, writes):
                    checksum="verify")
     stats = engine.stats()
     assert_balanced(stats)
-    assert stats["packets_in"] == len(rough) and stats["forwarded"] == sum(engine.forwarded)
+    assert stats["packets_in"] == len(rough) and stats["forwarded"] >= sum(engine.forwarded)    # some wait for a later one
+    assert truth == "inline" or stats["forwarded"] == sum(engine.forwarded)
     assert len(set(ended)) == len(ended) == stats["flows"], "each flow ends exactly once"
     assert stats["timers"] == 0 and stats["reassembly"]["bytes"] == 0

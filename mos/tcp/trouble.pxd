@@ -33,6 +33,8 @@ cdef struct side_trouble_t:     # about what this end sent
 cdef struct trouble_t:
     void    *timers         # user timers of this flow (core.user_timer_t)
     void    *resets         # RSTs to be said again (leave.resets_t)
+    void    *early          # segments that wait to hear where their stream begins (early.early_t)
+    uint32_t early_bytes
     uint32_t ntimers
     side_trouble_t side[2]
     int64_t  rst_ns             # a RST in doubt: when

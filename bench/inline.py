@@ -24,7 +24,9 @@ from namespaces import SERVER, Bed, Running, why_not  # noqa: E402
 RULES = ROOT / "examples" / "inline" / "rules.toml"
 BOXES = {"mos": [], "mos monitor": ["monitor"], "mos firewall": ["firewall", "--set", f"firewall.rules={RULES}"]}
 SIX = ["firewall", "monitor", "accounting", "portscan", "ids", "volume"]
-BOXES["mos six"] = [*SIX, "--set", "firewall.rules={where}/web.toml", "--set", f"ids.rules={ROOT}/examples/attacks.toml"]
+SETTINGS = {"firewall": ["--set", "firewall.rules={where}/web.toml"], "ids": ["--set", f"ids.rules={ROOT}/examples/attacks.toml"]}
+ALONE = {f"mos, {box}": [box, *SETTINGS.get(box, ())] for box in SIX}
+BOXES |= {"mos six": [*SIX, *SETTINGS["firewall"], *SETTINGS["ids"]], **ALONE, "mos, 2 workers": ["--workers", "2"]}
 FORWARDERS = {"C ring": "mode=v2 tx=mmsg bypass=1", "C super": "mode=raw tx=send bypass=1 vnet=1",
               "C super, many": "mode=mmsg tx=mmsg bypass=1 vnet=1"}
 # mos in an event loop's turns: what each batch waits for is the loop.
@@ -47,12 +49,16 @@ LOADS = {
     "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"],
             [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
     "web": ("full", ["bridge", "mos", "mos six"], [("mos six", "bridge", 0.75)]),
+    "boxes": ("full", ["bridge", "C super, many", "mos", *ALONE, "mos six"], []),
+    "workers": ("full", ["mos", "mos, 2 workers"], []),
     "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor", *LOOPS], [("mos", "C ring", 1.15), ("mos uvloop", "C ring", 1.5)]),
 }
 KNOCK = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('{SERVER}', 9))"
 # Whoever gets the flood takes it and drops it: without, his kernel answers each datagram that nobody wanted, at our cost.
 SINK = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9)); time.sleep(86400)"
-UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "web": "requests/s of 1 KB, kept connections",
+REQUESTS = "requests/s of 1 KB, kept connections"
+ASKED = ("boxes", "workers")        # loads that are measured only if --only names them
+UNITS = {"tcp": "Mbit/s", "super": "Mbit/s", "udp": "packets/s", "web": REQUESTS, "boxes": REQUESTS, "workers": REQUESTS,
          "trip": "µs p50 / p99"}
 NGINX = """
 daemon off; pid {dir}/pid; error_log {dir}/error; worker_processes 1; events {{ worker_connections 1024; }}
@@ -164,7 +170,7 @@ def load(name, bed, programs, seconds):
         server.kill()
         server.communicate()
         return tuple(float(re.search(rf"{p}=([\d.]+)", said)[1]) for p in ("p50", "p99"))
-    if name == "web":
+    if UNITS[name] == REQUESTS:
         return (requests(bed, programs.dir, seconds),)
     server = bed.server.start("iperf3", "-s", "-1")
     while "5201" not in bed.server.run("ss", "-ltn").stdout:
@@ -213,17 +219,19 @@ def main():
     p.add_argument("--testbed", metavar="DIR", help="where fwd.c, udpgen.c and pp.c are")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=3, help="of each measurement")
-    p.add_argument("--only", default="", help=f"loads, of {', '.join(LOADS)}")
+    p.add_argument("--only", default="", help=f"loads, of {', '.join(LOADS)}; {' and '.join(ASKED)} only if they are named")
     options = p.parse_args()
     if why_not() or not shutil.which("iperf3"):
         sys.exit(f"bench: NOT RUN: {why_not() or 'no iperf3: apt-get install iperf3'}")
     programs, bed = Programs(options.testbed), Bed()
+    for host in (bed.client, bed.server):   # bbr paces by timers, which a busy machine serves late, and without TSO each frame
+        host.run("sh", "-c", "echo reno >/proc/sys/net/ipv4/tcp_congestion_control")
     sink = bed.server.start(sys.executable, "-c", SINK)
     try:
         for name, (mode, arms, wanted) in LOADS.items():
-            if options.only and name not in options.only.split(","):
+            if name not in (options.only.split(",") if options.only else [n for n in LOADS if n not in ASKED]):
                 continue
-            if name == "web" and not (shutil.which("nginx") and shutil.which("wrk")):
+            if UNITS[name] == REQUESTS and not (shutil.which("nginx") and shutil.which("wrk")):
                 print("\nweb: SKIPPED: apt-get install nginx wrk")
                 continue
             if name in ("udp", "trip") and not programs.there:

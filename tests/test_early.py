@@ -77,7 +77,8 @@ def test_it_may_be_dropped_and_repeated(tmp_path):
 def test_both_ends_may_wait(tmp_path):
     """Data of both cross: neither has been heard to acknowledge."""
     c = idle().send(b"request", ack=False).segment("server", b"news", offset=0, ack=7, flags="PA")
-    c.segment("server", ack=7, flags="A").segment("client", offset=13, ack=5, flags="A").segment("server", offset=4, ack=14, flags="A")
+    c.segment("server", ack=7, flags="A").segment("client", offset=13, ack=5, flags="A")
+    c.segment("server", offset=4, ack=14, flags="A")
     told, out, stats = run(under_way(c), tmp_path)
     assert [t for t in told if isinstance(t, tuple)] == [(True, 0, b"request"), (False, 0, b"news")]
     assert {bytes(s.data) for s in out} == {b"", b"request", b"news"} and stats["held"] == 0

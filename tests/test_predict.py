@@ -59,7 +59,8 @@ def everything(packets, share, **how):
         frames = left.read()
     stats = engine.stats()
     stats["stages"].pop("predicted")
-    return out.getvalue(), frames, facts, {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_", "packets_per_"))}
+    counters = {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_", "packets_per_"))}
+    return out.getvalue(), frames, facts, counters
 
 
 def same(packets, **how):

@@ -330,7 +330,8 @@ class Chain:
             root=root,
             predicates=predicates, compiled=compiled, user_class=root if user else None, publishes=mark.publishes,
             priority=mark.priority, observe=mark.observe or nf.observe or later,
-            answers=not later and not mark.publishes and (user or takes_answers(root, mark.at)), attached=mark.attached, edits=EDITS[mark.edits],
+            answers=not later and not mark.publishes and (user or takes_answers(root, mark.at)),
+            attached=mark.attached, edits=EDITS[mark.edits],
             policy=nf.on_error, on=root.__name__, tick=tick, asynchronous=later)
 
     def _native(self, position, nf, native):

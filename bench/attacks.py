@@ -211,6 +211,18 @@ def never_acked(scene, n):
         scene.attack(rng.choice(talks).send(0, ACK, b"x"))
 
 
+def drop_fill(scene, n):
+    """A thousand segments behind a hole, the last of which a handler refuses; then what fills the hole, again and again."""
+    rng, talks = scene.rng, opened(scene, 16)
+    for i in range(1, 1001):
+        for talk in talks:
+            data = MSS[:63] + b"!" if i == 1000 else MSS[:64]
+            scene.attack(talk.send(0, ACK, data, at=talk.nxt[0] + 64 * i))
+    while scene.attacks < n:
+        talk = rng.choice(talks)
+        scene.attack(talk.send(0, ACK, MSS[:64], at=talk.nxt[0]))
+
+
 def reuse_storm(scene, n):
     """The same two ends again and again: opened, reset, opened."""
     rng = scene.rng

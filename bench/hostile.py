@@ -31,7 +31,7 @@ import attacks_ordinary  # noqa: E402
 from attacks_frames import VICTIM_PORT, Scene  # noqa: E402
 from mos.flow.table import FlowTable  # noqa: E402
 
-from mos import Chain, on  # noqa: E402
+from mos import DROP, Chain, on  # noqa: E402
 from mos.events import FlowEnd, OutOfOrder, OutOfWindow, OverlapConflict, Retransmission, StreamData, StreamGap  # noqa: E402
 from mos.run import Engine, Settings, anonymous  # noqa: E402
 
@@ -108,6 +108,15 @@ def sets():
     return [switch, *switched]
 
 
+def dropping():
+    """What ends in a "!" is dropped, and the packet with it that lets it in."""
+    @on(StreamData, where=f"server_port != {VICTIM_PORT}")
+    def drop(ev):
+        if ev.data[-1] == 33:
+            return DROP("by its end")
+    return [drop]
+
+
 def same_flows(scene, n):
     """Flows of chance: what the flood of the hash is compared with."""
     attacks.packets_of(scene, n, [attacks.client(scene.rng) for _ in range(flooded(n))])
@@ -174,6 +183,7 @@ ATTACKS = {
     "fragment_overlaps": Attack(attacks.fragment_overlaps, fills=("fragments",)),
     "nested": Attack(attacks.nested, fills=("domains",)),
     "too_nested": Attack(attacks.too_nested),
+    "drop_fill": Attack(attacks.drop_fill, extra=(dropping,)),
     "timer_flood": Attack(attacks.one_flow, extra=(timers,), against=many_flows, fills=("timers",)),
     "set_flood": Attack(attacks.new_sets, extra=(sets,), against=attacks.few_sets, fills=("sets",)),
 }

@@ -4,12 +4,18 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from mos.core cimport DROPPED_CAP, Core
 from mos.events.bus cimport MOS_DROP
 from mos.events.kinds cimport (
-    KIND_BAD_CHECKSUM, KIND_MALFORMED, KIND_OUT_OF_ORDER, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA)
+    CAP_SEGMENTS, KIND_BAD_CHECKSUM, KIND_MALFORMED, KIND_OUT_OF_ORDER, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN, KIND_STREAM_DATA)
 from mos.events.ring cimport AT_RECEIVER, event_t, ring_add
 from mos.flow.flow cimport CLIENT, flow_t
 from mos.net.packet cimport CSUM_BAD_L4, pkt_t
+from mos.tcp.queue cimport reasm_t
 from mos.tcp.track cimport scene_t
 from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
+
+cdef enum:
+    OFFERS_FREE = 16        # queued segments offered again whenever the hole is filled; with more, of all flows together
+    OFFERS_EARNED = 2       # a packet earns as many, so that the cost of packets that are dropped again and again stays bounded
+    OFFERS_MOST = 1 << 13   # two full queues: who resends after a round trip or a time-out finds them earned
 
 cdef inline void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
     cdef event_t *e
@@ -54,6 +60,24 @@ cdef inline void datagram_at_receiver(Core k, flow_t *f, const pkt_t *p, int s, 
     if e != NULL:
         e.at = AT_RECEIVER
         e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, data
+
+cdef inline bint offered_enough(Core k, const reasm_t *r, uint64_t next, uint64_t off) noexcept nogil:
+    """Does it fill a hole behind which many segments wait that handlers have refused to let in, too often of late?
+
+    Whoever drops the packet that fills the hole makes all of them be offered again with the next that does.
+    """
+    cdef uint64_t earned
+    cdef uint32_t cost
+    if r == NULL or r.segs <= OFFERS_FREE or r.offered <= next or off > next:
+        return False
+    earned = OFFERS_EARNED * (k.n.packets_in - k.offers_at) if k.offers_at else OFFERS_MOST
+    k.offers, k.offers_at = <uint32_t>min(k.offers + earned, OFFERS_MOST), k.n.packets_in
+    cost = min(r.segs, <uint32_t>OFFERS_MOST)
+    if k.offers < cost:
+        k.cap_reached(CAP_SEGMENTS)
+        return True
+    k.offers -= cost
+    return False
 
 cdef inline int no_room(Core k) noexcept nogil:
     """Inline, beyond a cap: the segment is dropped, so that TCP sends it again."""

@@ -18,7 +18,8 @@ from mos.flow.flow cimport (
 from mos.flow.table cimport table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
-from mos.notices cimport conflicts, no_room, out_of_order, packet_at_receiver
+from mos.notices cimport (
+    conflicts, no_room, offered_enough, out_of_order, packet_at_receiver)
 from mos.patience cimport arm, patience
 from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
 from mos.state.blocks cimport slots_abort, slots_commit
@@ -228,6 +229,8 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
             n = <uint32_t>(fin - off) if fin > off else 0
     if n == 0 or off < 0:
         return 0
+    if offered_enough(k, r, S.offset, <uint64_t>off):
+        return no_room(k)
     if p.tcp_flags & TCP_SYN and k.truth == TRUTH_TAP:
         caps_park(k, f, c.s, <uint64_t>off, data, n)
         return 0
@@ -293,6 +296,9 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
         if tell(k, &e) < 0:
             return -1
         plan.pieces[i].shown = e.data
+        if k.answer.verdict >= MOS_HOLD and at == AT_SENDER and plan == &k.plan:
+            plan.to = e.offset + e.length       # the packet does not let the rest in either: it is not asked about
+            return 0
     return 0
 
 cdef void advance(Core k, scene_t *c, plan_t *plan, int side) noexcept nogil:

@@ -72,8 +72,7 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
     for i in range(n if k.workers and not k.on_wire and a == NULL else 0):
         if shard_plain(&batch[i], k.workers) not in (k.worker, SHARD_UNKNOWN):
             batch[i].ahead = AHEAD_ELSEWHERE
-    decode_ahead(k.dec, batch, n)
-    if k.dec.plainly and not k.workers:
+    if decode_ahead(k.dec, batch, n) and k.dec.plainly and not k.workers:
         decode_dressed(k.dec, batch, n)
     hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
     for i in range(min(n, <int>FAR)):

@@ -233,12 +233,17 @@ cdef inline bint decode_plain(decoder_t *d, pkt_t *p) noexcept nogil:
     return True
 
 
-cdef void decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil:
-    """Of a batch, decode what depends on no packet before it: `ahead` says which were. Not what another worker takes."""
-    cdef int i
+cdef int decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil:
+    """Of a batch, decode what depends on no packet before it: `ahead` says which were. Not what another worker takes.
+
+    How many it leaves for others.
+    """
+    cdef int i, left = 0
     for i in range(n):
         if pkts[i].ahead != AHEAD_ELSEWHERE:
             pkts[i].ahead = d.plainly and decode_plain(d, &pkts[i])
+            left += not pkts[i].ahead
+    return left
 
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:

@@ -279,12 +279,14 @@ cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uin
     """
     cdef datagram_t *d
     cdef int how
+    cdef uint32_t room
     f.fragments += 1
     f.last = NULL
     f.x = x[0]
     frag_expire(f, x.ts)
-    if f.bytes + x.header_len + x.length + sizeof(datagram_t) > f.max_bytes:
-        make_room(f, x.header_len + x.length + <uint32_t>sizeof(datagram_t))
+    room = x.header_len + x.length + <uint32_t>sizeof(datagram_t) + (x.length // 16 + 1) * <uint32_t>sizeof(piece_t)
+    if f.bytes + room > f.max_bytes:        # pieces of 8 bytes already there may leave it every other 8
+        make_room(f, room)
     d = find(f, x)
     if d == NULL:
         f.no_memory += 1

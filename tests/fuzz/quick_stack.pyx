@@ -8,13 +8,14 @@ from mos.core cimport NDROPPED, Core, counters_t
 from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_PASS, MOS_RESET
 from mos.events.kinds cimport KIND_FLOW_END, KIND_FLOW_START, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport AT_SENDER, EV_REDELIVERED
-from mos.flow.flow cimport END_SHUTDOWN, flow_cold, flow_t, reasm_of
+from mos.flow.flow cimport END_SHUTDOWN, end_t, flow_cold, flow_t, reasm_of
 from mos.flow.table cimport table_first, table_next
 from mos.lifetime cimport end_flow
 from mos.net.domain cimport domains_free, domains_t
 from mos.net.frag cimport frag_clear
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_SYN, pkt_t
 from mos.stack cimport Stack
+from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.reasm cimport reasm_invariants
 from mos.tcp.queue cimport reasm_t
 from quick cimport held, input_t, must, take, touch
@@ -64,14 +65,21 @@ cdef int watch(void *ctx, const event_t *e, action_t *a) noexcept nogil:
         must(w.open, "a flow ends once, after its start")
         w.open = 0
         ended += 1
-    elif e.kind == KIND_PACKET_IN and e.pkt.tcp_flags & TCP_SYN and e.pkt.tcp_flags & TCP_ACK:
-        w.side[1 - e.side].floor = 0        # inline, what it does not cover of what came before it comes again
+    elif e.kind == KIND_PACKET_IN and e.pkt.tcp_flags & TCP_SYN and e.pkt.tcp_flags & TCP_ACK and stack.truth == TRUTH_INLINE:
+        withdraw(&w.side[1 - e.side], &e.flow.end[1 - e.side], e.pkt.ack)
     elif e.at == AT_SENDER and (e.kind == KIND_STREAM_DATA or e.kind == KIND_STREAM_GAP):
         must(w.open and e.length > 0, "bytes belong to an open flow")
         if e.kind == KIND_STREAM_DATA:
             touch(e.data, e.length)
         advance(&w.side[e.side], e)
     return MOS_PASS
+
+
+cdef void withdraw(side_t *d, const end_t *other, uint32_t ack) noexcept nogil:
+    """Of what came before the SYN-ACK, with the SYN or after, it may not cover the last bytes: those come again."""
+    cdef uint32_t beyond = other.nxt - ack
+    if 0 < beyond <= other.offset:
+        d.floor = min(d.floor, other.offset - beyond)
 
 
 cdef void advance(side_t *d, const event_t *e) noexcept nogil:

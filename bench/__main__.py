@@ -25,7 +25,7 @@ def arguments(argv):
                    help="groups (stages, peers, python, levels, chain, flows, workers) or workloads, separated by commas")
     p.add_argument("--runs", type=int, metavar="N", help="rounds (default 5; with --quick 3)")
     p.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
-    p.add_argument("--dir", type=Path, default=ROOT / "build" / "bench", help="where captures (5 GB) and programs go")
+    p.add_argument("--dir", type=Path, default=ROOT / "build" / "bench", help="where captures (7 GB) and programs go")
     return p.parse_args(argv)
 
 

@@ -137,7 +137,8 @@ def flow_bars(r):
     few, many, sets = r.get("few", "volume"), r.get("many", "volume"), r.get("many", "volume + own sets")
     plain, varied = alive(r, "volume"), alive(r, "volume + own sets")
     out = [Bar("a packet among 10^6 live flows / among 10^3", None if None in (few, plain) else plain / few.ns, 1.6, most=True,
-               note="" if None in (few, plain) else f"{plain:.0f} and {few.ns:.0f} ns; {many.ns / few.ns:.2f} with the making of 10^6"),
+               note="" if None in (few, plain) else
+               f"{plain:.0f} and {few.ns:.0f} ns; {many.ns / few.ns:.2f} with the making of 10^6"),
            Bar("the same with a handler set per flow / without", None if None in (plain, varied) else varied / plain, 1.25,
                most=True, note="" if None in (plain, varied) else
                f"32,640 sets, attached by a Python FlowStart; {sets.ns / many.ns:.2f} with the making of 10^6")]

@@ -162,6 +162,7 @@ cdef class Core:
     cdef uint64_t rest          # ALTER_STREAM: offset behind the bytes that it leaves with
     cdef uint32_t offers        # queued segments that may be offered once more,
     cdef uint64_t offers_at     # as of so many packets
+    cdef int64_t offers_ns      # and then
     cdef seg_t *copy            # of what the packet in hand brings into order: retained when it is forwarded
     cdef uint32_t workers       # that share the traffic, each with a stack of its own; 0: this is the only one
     cdef int worker             # which one this is, from 0

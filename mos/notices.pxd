@@ -15,6 +15,7 @@ from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 cdef enum:
     OFFERS_FREE = 16        # queued segments offered again whenever the hole is filled; with more, of all flows together
     OFFERS_EARNED = 2       # a packet earns as many, so that the cost of packets that are dropped again and again stays bounded
+    OFFERS_NS = 10000       # and so long a time one: a connection alone on the wire, backing off, has no other packets; 1 % of a core
     OFFERS_MOST = 1 << 13   # two full queues: who resends after a round trip or a time-out finds them earned
 
 cdef inline void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:
@@ -70,8 +71,9 @@ cdef inline bint offered_enough(Core k, const reasm_t *r, uint64_t next, uint64_
     cdef uint32_t cost
     if r == NULL or r.segs <= OFFERS_FREE or r.offered <= next or off > next:
         return False
-    earned = OFFERS_EARNED * (k.n.packets_in - k.offers_at) if k.offers_at else OFFERS_MOST
-    k.offers, k.offers_at = <uint32_t>min(k.offers + earned, OFFERS_MOST), k.n.packets_in
+    earned = OFFERS_EARNED * (k.n.packets_in - k.offers_at) + <uint64_t>(k.now - k.offers_ns) // OFFERS_NS if k.offers_at \
+        else OFFERS_MOST
+    k.offers, k.offers_at, k.offers_ns = <uint32_t>min(k.offers + earned, OFFERS_MOST), k.n.packets_in, k.now
     cost = min(r.segs, <uint32_t>OFFERS_MOST)
     if k.offers < cost:
         k.cap_reached(CAP_SEGMENTS)

@@ -1,4 +1,5 @@
 """The stores against dicts and sets."""
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -44,7 +45,7 @@ def test_keys_that_are_refused():
 
 def test_hash_of_a_key_depends_on_the_process():
     code = "from mos.state.stores import key_bytes; print(hash(key_bytes((1, 2))), hash((1, 2)))"
-    runs = [subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True, check=True,
+    runs = [subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True, check=True,
                            capture_output=True).stdout.split() for seed in "12"]
     assert runs[0][0] != runs[1][0] and runs[0][1] == runs[1][1]
 

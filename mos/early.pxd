@@ -16,6 +16,7 @@ from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 
 cdef enum:
     EARLY_FLOW = 1 << 17    # bytes of frames of one flow that wait: an unscaled window, or a super-packet and what follows it
+    EARLY_MOST = 128        # segments of one flow that wait, twice an unscaled window of full ones: all are looked at for the next
     EARLY_ALL = 1 << 24     # bytes of frames that wait, in all: as of fragments
 
 cdef enum:                  # Core.early
@@ -55,11 +56,13 @@ cdef inline void early_keep(Core k, const pkt_t *p, flow_t *f, int s) noexcept n
     cdef early_t **at
     cdef early_t *e
     cdef uint8_t *frame
+    cdef int n = 0
     if t == NULL or p.reassembled or t.early_bytes + p.caplen > EARLY_FLOW or k.early_bytes + p.caplen > EARLY_ALL:
         return
     at = <early_t **>&t.early
     while at[0] != NULL:
-        if seq_le(p.seq + p.payload_len, at[0].p.seq + at[0].p.payload_len):
+        n += 1
+        if n == EARLY_MOST or seq_le(p.seq + p.payload_len, at[0].p.seq + at[0].p.payload_len):
             return
         at = &at[0].next
     e = <early_t *>malloc(sizeof(early_t) + p.caplen)

@@ -200,8 +200,8 @@ cdef void set_clock(Core k, int64_t ts) noexcept nogil:
         k.leap = ts
 
 
-cdef inline void call_for(Core k) noexcept nogil:
-    """Have the next flows to end on their way from memory, and where the index lists them: else each is waited for, line by line."""
+cdef inline void call_for_ends(Core k) noexcept nogil:
+    """Have the next flows to end on their way from memory, and where the index lists them: else each line is waited for."""
     cdef uint32_t slot = wheel_coming(k.idle, SOON_ENDED)
     if slot != NO_TIMER:
         prefetch_lines(<const char *>table_at(k.table, slot), FLOW_BYTES)
@@ -223,7 +223,7 @@ cdef int expire(Core k) noexcept nogil:
         slot = wheel_expire(k.idle, k.now)
         if slot == NO_TIMER:
             break
-        call_for(k)
+        call_for_ends(k)
         f = table_at(k.table, slot)
         k.due, k.due_flow = flow_cold(f).timer.when, flow_cold(f).id
         if idle_out(k, f) < 0:

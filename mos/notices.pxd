@@ -15,7 +15,7 @@ from mos.tcp.trouble cimport known_trouble, trouble_of, trouble_t
 cdef enum:
     OFFERS_FREE = 16        # queued segments offered again whenever the hole is filled; with more, of all flows together
     OFFERS_EARNED = 2       # a packet earns as many, so that the cost of packets that are dropped again and again stays bounded
-    OFFERS_NS = 10000       # and so long a time one: a connection alone on the wire, backing off, has no other packets; 1 % of a core
+    OFFERS_NS = 10000       # and so long a time one: who backs off alone on the wire has no other packets; 1 % of a core
     OFFERS_MOST = 1 << 13   # two full queues: who resends after a round trip or a time-out finds them earned
 
 cdef inline void out_of_order(Core k, scene_t *c, uint64_t off, uint64_t n) noexcept nogil:

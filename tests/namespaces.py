@@ -97,9 +97,24 @@ class Bed:
         for device in ("m0", "m1"):
             self.box.run("ethtool", "-K", device, "gro", "on" if mode == "full" else "off")
 
+    def bridge(self):
+        """The kernel's bridge in our place, until `unbridge`."""
+        self.box.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
+        for device in ("m0", "m1"):
+            self.box.run("ip", "link", "set", device, "master", "br0")
+        self.box.run("ip", "link", "set", "br0", "up")
+
+    def unbridge(self):
+        self.box.run("ip", "link", "del", "br0")
+
     def close(self):
         for host in (self.client, self.box, self.server):
             host.close()
+
+
+def look(path):
+    """Write a box that reads all streams and answers nothing."""
+    path.write_text("from mos import on\nfrom mos.events import StreamData\n\n@on(StreamData)\ndef look(ev): ev.length\n")
 
 
 class Running:

@@ -1,19 +1,10 @@
 """User-defined events on the bus: delivery, filters on their fields, answers, depth, errors."""
 import pytest
-from boxes import box, drive, flows, question
+from boxes import box, drive, flows, noting, question
 
 from mos.errors import HandlerError, VerdictError
 from mos.events import FlowEnd, FlowStart, Ip, StreamData, Text, UserEvent, derive, on
 from mos.events.verdict import BYPASS, DETACH, DROP
-
-
-def noting(seen, tag, kind=StreamData, answer=None, **marks):
-    """A handler that notes `tag` and the direction, and answers `answer`."""
-    @on(kind, **marks)
-    def handler(ev):
-        seen.append(tag if kind is not StreamData else (tag, "up" if ev.to_server else "down"))
-        return answer
-    return handler
 
 
 class Beacon(UserEvent):

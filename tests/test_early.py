@@ -5,7 +5,7 @@ import sys
 import namespaces
 import pytest
 from boxes import assert_balanced, box
-from namespaces import Bed, Running
+from namespaces import Bed, Running, look
 from test_leave import left, segment_of
 
 from mos import DROP, Chain, Engine, on
@@ -143,6 +143,14 @@ while True:
 """
 
 
+def test_small_segments_are_bounded_by_number(tmp_path):
+    c = idle()
+    for _ in range(300):
+        c.send(b"x", ack=False)
+    told, out, stats = run(under_way(c), tmp_path)
+    assert not any(s.data for s in out) and stats["dropped"]["unsafe"] == 128
+
+
 @pytest.mark.parametrize("mode", ["full", "wire"])
 def test_connections_that_were_idle_lose_nothing(tmp_path, mode):
     """Twenty between real kernels; the bridge under them becomes mos in safe mode. None has to send its request again."""
@@ -150,17 +158,13 @@ def test_connections_that_were_idle_lose_nothing(tmp_path, mode):
     bed = Bed()
     try:
         bed.offload(mode)
-        (tmp_path / "look.py").write_text("from mos import on\nfrom mos.events import StreamData\n\n"
-                                          "@on(StreamData)\ndef look(ev): ev.length\n")
-        bed.box.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
-        for device in ("m0", "m1"):
-            bed.box.run("ip", "link", "set", device, "master", "br0")
-        bed.box.run("ip", "link", "set", "br0", "up")
+        look(tmp_path / "look.py")
+        bed.bridge()
         server = bed.server.start(sys.executable, "-c", ECHO)
         assert server.stdout.readline() == "ready\n"
         client = bed.client.start(sys.executable, "-c", TALK, stdin=subprocess.PIPE)
         assert client.stdout.readline() == "ready\n", client.stderr.read()
-        bed.box.run("ip", "link", "del", "br0")
+        bed.unbridge()
         with Running(bed, tmp_path / "look.py", "--safe", "on") as running:
             said, wrong = client.communicate("go\n", timeout=60)
             stats = running.stop()

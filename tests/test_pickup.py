@@ -6,7 +6,7 @@ import time
 import namespaces
 import pytest
 from boxes import assert_balanced, box
-from namespaces import Bed, Running
+from namespaces import Bed, Running, look
 from test_leave import left, segment_of
 
 from mos import DROP, on
@@ -124,18 +124,14 @@ def test_a_running_transfer_goes_on(tmp_path, mode):
     bed = Bed()
     try:
         bed.offload(mode)
-        (tmp_path / "look.py").write_text("from mos import on\nfrom mos.events import StreamData\n\n"
-                                          "@on(StreamData)\ndef look(ev): ev.length\n")
-        bed.box.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
-        for device in ("m0", "m1"):
-            bed.box.run("ip", "link", "set", device, "master", "br0")
-        bed.box.run("ip", "link", "set", "br0", "up")
+        look(tmp_path / "look.py")
+        bed.bridge()
         sink = bed.server.start(sys.executable, "-c", SINK)
         assert sink.stdout.readline() == "ready\n"
         source = bed.client.start(sys.executable, "-c", SOURCE, "600")
         assert source.stdout.readline() == "ready\n"
         time.sleep(0.3)
-        bed.box.run("ip", "link", "del", "br0")
+        bed.unbridge()
         with Running(bed, tmp_path / "look.py", "--safe", "on") as running:
             try:
                 out, err = source.communicate(timeout=30)

@@ -31,7 +31,7 @@ cdef struct wheel_t:
     const slab_t *of        # what has the nodes:
     bint     flows          # flows, in their cold parts, or objects that begin with one
     bint     sorts          # few that are due soon are put in order at once: for time-outs, which are armed far ahead
-    due_t   *queue          # of those who wait equally long: by time as they come, read in a row when nobody has touched them for long
+    due_t   *queue          # of those who wait equally long: by time as they come, and read in a row when memory is cold
     uint32_t first          # ring: entries gone and entries ever, modulo 2**32; one whose node does not say so is void
     uint32_t behind
     uint32_t room           # entries it has memory for, a power of two

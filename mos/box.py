@@ -9,6 +9,7 @@ from mos.events.marks import marks_of, on
 from mos.events.narrow import Narrowed
 from mos.events.user import UserEvent
 from mos.events.views import Event
+from mos.io.gro import CHOICES, Joining
 from mos.io.live import open_live
 from mos.io.port import Port
 from mos.io.writer import Writer
@@ -39,8 +40,12 @@ class Readers(NF):
 class Box:
     """What `mos.inline` gives: an async context manager. Frames are taken from its entry on, and handled from the first `await`."""
 
-    def __init__(self, what, chain=(), *, thread=False, queue=QUEUE, record=None, **options):
+    def __init__(self, what, chain=(), *, thread=False, queue=QUEUE, record=None, gro="on", **options):
+        if gro not in CHOICES:
+            raise UsageError(f"gro is {gro!r}; choose one of {', '.join(CHOICES)}")
         self.what, self.thread, self.queue, self.record = what, thread, queue, record
+        pair = what.split(":") if isinstance(what, str) and ":" in what else []
+        self.joining = Joining([name.strip() for name in pair], gro)
         boxes = list(chain) if isinstance(chain, (list, tuple)) else [chain]
         self.chain = chain if isinstance(chain, Chain) else Chain(*map(as_nf, boxes))
         names = {"log", "write", "on_verdict", "on_notice", "on_error"}
@@ -81,6 +86,9 @@ class Box:
         self.ended = self.loop.create_future()
         self.hub = Hub(self.loop, self.options.get("on_error"), self.fail)
         self.port = self.what if isinstance(self.what, Port) else open_live(self.what)
+        self.joining.set()
+        if self.joining.names:
+            self.port.joining = self.joining
         self.settings.setdefault("truth", "inline" if getattr(self.port, "sides", 2) == 2 else "tap")
         try:
             self.settings = Settings(**self.settings)
@@ -252,6 +260,7 @@ class Box:
             self.loop.remove_reader(self.fd)
         if hasattr(self.port, "close"):
             self.port.close()
+        self.joining.restore()
 
     async def __aexit__(self, kind, exc, trace):
         self.leaving, self.abandoned = True, kind is not None

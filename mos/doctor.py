@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mos import privileges
 from mos.io.bridge import ALIAS, filters_bridges
+from mos.io.gro import joins
 from mos.io.interfaces import (
     ETH_P_ALL,
     PACKET_ADD_MEMBERSHIP,
@@ -106,6 +107,8 @@ def port(name, links, addresses, pair):
     if pair:
         yield from users(name, link, links, addresses)
     yield from offloads(name)
+    if pair:
+        yield from joining(name)
 
 
 def promiscuity(name, link, pair):
@@ -183,6 +186,15 @@ def offloads(name):
                       f"ethtool -K {name} lro off")
     on = [what for what, command in OFFLOADS.items() if ethtool(name, command)] + ["VLAN"] * bool(flags & ETH_FLAG_RXVLAN)
     yield Finding(name, "offloads", OK, f"{name} offloads {', '.join(on) or 'nothing'}: passes as it comes")
+
+
+def joining(name):
+    """A connection's frames that come joined cost what one does."""
+    if joins(name) or privileges.has("cap_net_admin"):
+        yield Finding(name, "joining", OK, f"{name} joins a connection's frames" + ("" if joins(name) else " while mos runs (--gro)"))
+    elif joins(name) is False:
+        yield Finding(name, "joining", CHANGE, f"{name} does not join a connection's frames (GRO), and without cap_net_admin mos "
+                      "cannot make it: TCP is slower", f"ethtool -K {name} gro on")
 
 
 def both(a, b):

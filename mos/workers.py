@@ -68,8 +68,6 @@ class Worker:
         self.records = []
         engine.stack.share(index, count, on_wire)
         engine.ticks = self.tick
-        if index:
-            engine.notice = lambda text: None       # what happens to interfaces is told once
         if engine.log is not None:
             engine.log.file, engine.log.owned = Part(self, LOG), False
         sys.stdout, sys.stderr = Part(self, OUT), Part(self, ERR)

@@ -67,7 +67,7 @@ def crossed(bed, frames, *words):
     """What comes out at the far end of what is sent at each end, and the counters."""
     wires = [Wire(bed.client, "c0"), Wire(bed.server, "s0")]
     try:
-        with Running(bed, *words) as running:
+        with Running(bed, *words, "--gro", "keep") as running:
             wires[0].send(frames)
             there = wires[1].wait(len(frames))
             wires[1].send(frames)
@@ -106,7 +106,7 @@ def test_a_frame_longer_than_the_far_mtu_is_counted(bed):
     try:
         frames = [ether(0x88b5, bytes(1200)), ether(0x88b5, bytes(900))]
         wires = [Wire(bed.client, "c0"), Wire(bed.server, "s0")]
-        with Running(bed) as running:
+        with Running(bed, "--gro", "keep") as running:
             wires[0].send(frames)
             there = wires[1].wait(1)
             stats = running.stop()
@@ -133,7 +133,7 @@ def test_what_finds_the_ring_full_is_dropped_and_counted(bed, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     frames = [ether(0x88b5, n.to_bytes(4, "big") + bytes(46)) for n in range(5000)]
     wires = [Wire(bed.client, "c0"), Wire(bed.server, "s0")]
-    with Running(bed, tmp_path / "slow.py") as running:
+    with Running(bed, tmp_path / "slow.py", "--gro", "keep") as running:
         wires[0].send(frames)
         assert wires[1].wait(1)
         stats = running.stop()
@@ -203,7 +203,7 @@ def test_a_tagged_super_packet_arrives(bed, far):
     sent = super_packet(payload)
     wires = [Wire(bed.client, "c0", "vnet"), Wire(bed.server, "s0", "vnet")]
     try:
-        with Running(bed, "monitor") as running:
+        with Running(bed, "monitor", "--gro", "keep") as running:
             wires[0].send([sent])
             there = wires[1].wait(1 if far == "on" else 26)
             stats = running.stop()

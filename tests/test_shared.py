@@ -271,7 +271,7 @@ def played(bed, said, tmp_path, name, *words):
     log = tmp_path / f"{name}.jsonl"
     wires = {"client": Wire(bed.client, "c0"), "server": Wire(bed.server, "s0")}
     try:
-        with Running(bed, tmp_path / "strict.py", "--checksum", "verify", "--log", log, *words) as running:
+        with Running(bed, tmp_path / "strict.py", "--checksum", "verify", "--gro", "keep", "--log", log, *words) as running:
             for (_, frame), packet in zip(said.packets, said.built):
                 other = wires["server" if packet.side == "client" else "client"]
                 count = len(other.received)

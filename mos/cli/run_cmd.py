@@ -8,6 +8,7 @@ import time
 
 from mos.cli.load import load_chain, near, read_chain
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
+from mos.cli.summary import port_lines, sentence
 from mos.cli.supervised import add_supervision, check_failure, check_supervision, supervised
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
 from mos.notify import Service
@@ -28,7 +29,7 @@ examples:
 # Option: key in a chain file's [run] and its type there.
 RUN_KEYS = {"read": str, "interface": str, "write": str, "log": str, "filter": str, "checksum": str, "overlap": str,
             "pickup": str, "truth": str, "safe": str, "user": str, "level": str, "on_failure": str,
-            "hang_after": (int, float), "max_memory": (str, int), "tunnels": (str, bool, list), "max_flows": int,
+            "gro": str, "hang_after": (int, float), "max_memory": (str, int), "tunnels": (str, bool, list), "max_flows": int,
             "timeouts": dict, "limits": dict}
 REPLAYED = ("filter", "checksum", "overlap", "level", "pickup", "truth", "safe", "tunnels", "max_flows")
 
@@ -68,6 +69,9 @@ def add_parser(subparsers):
                         "one name, or any, is a tap")
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
     add_supervision(p)
+    p.add_argument("--gro", metavar="HOW",
+                   help="between two interfaces: on (default) lets the kernel join a connection's frames before they come and cut them "
+                        "again as they leave, undone at the end; off: each frame by itself; keep: as the interfaces are set")
     p.add_argument("--record", metavar="FILE",
                    help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",
@@ -151,9 +155,13 @@ class Run:
             check(args, chain)
             check_failure(args, chain)
             self.open(chain, extra)
-            if args.interface and not args.keep_privileges:
-                self.drop_privileges()
-            error = self.feed()
+            joining = self.join()
+            try:
+                if args.interface and not args.keep_privileges:
+                    self.drop_privileges()
+                error = self.feed()
+            finally:
+                joining.restore()
             return self.finish(error)
         finally:
             sys.stdout = self.prints
@@ -187,6 +195,20 @@ class Run:
                                  on_notice=self.notice, on_error=self.handler_raised)
         except (Exception, SystemExit) as e:
             raise guard(e, "starting the chain") from e
+
+    def join(self):
+        """Have the ports' frames joined, or not; who gives up privileges leaves somebody behind who puts it back."""
+        from mos.io.gro import Joining
+        joining = Joining([name.strip() for name in self.args.interface.split(":")] if self.inline else [], self.args.gro or "on")
+        joining.set()
+        if self.inline:
+            self.source.joining = joining
+        for name in joining.refused:
+            how = self.args.gro or "on"
+            complain(f"--gro {how}: {name} cannot be set (cap_net_admin); by hand: ethtool -K {name} gro {how}")
+        if not self.args.keep_privileges:
+            joining.leave_behind()
+        return joining
 
     def drop_privileges(self):
         """Interfaces and outputs are open: nothing needs a capability any more, least of all handlers of foreign bytes."""
@@ -336,29 +358,6 @@ class Run:
                 print(line, file=sys.stderr)
 
 
-def sentence(stats, written):
-    """The run in one line."""
-    def count(n, what):
-        return f"{n} {what}{'' if n == 1 else 's'}"
-    dropped = sum(stats["dropped"].values())
-    parts = [f"mos: {count(stats['packets_in'], 'packet')}, {count(stats['flows'], 'flow')}"]
-    if dropped:
-        by = ", ".join(f"{name} {n}" for name, n in stats["dropped"].items())
-        parts.append(f"{dropped} {'dropped' if written else 'would be dropped'} ({by})")
-    if stats["injected"]:
-        parts.append(f"{stats['injected']} {'injected' if written else 'would be injected'}")
-    return ", ".join(parts) + f", {stats['seconds']:.2f} s"
-
-
-def port_lines(ports):
-    """What each interface saw, and what was lost there."""
-    for name, c in ports.items():
-        lost = {"ring full": c["kernel_drops"], "too long": c["truncated"]} | {
-            f"not sent, {cause.replace('_', ' ')}": n for cause, n in c["unsent"].items()}
-        said = "".join(f", {n} lost ({cause})" for cause, n in lost.items() if n)
-        yield f"mos: {name}: {c['received']} received, {c['sent']} sent{said}"
-
-
 def cannot_write(name, error):
     return MosError(f"cannot write {'standard output' if name in (None, '-') else name}: {error.strerror or error}")
 
@@ -425,6 +424,10 @@ def check(args, chain):
         raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
     if args.record and not args.interface:
         raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
+    if args.gro not in (None, "on", "off", "keep"):
+        raise UsageError(f"--gro is {args.gro!r}; choose one of on, off, keep")
+    if args.gro and (args.read or len(args.interface.split(":")) != 2):
+        raise UsageError("--gro is for two interfaces (-i A:B): a tap or a capture leaves frames as they come")
     outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]
     taken = [("-r", args.read), ("-c", args.chain)] + [("NF", file_of(nf)) for nf in chain.nfs]
     for option, path in outputs:

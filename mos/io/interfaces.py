@@ -1,4 +1,4 @@
-"""Network interfaces: which there are, the sockets on one, and what becomes of them. The kernel is asked, nothing is set."""
+"""Network interfaces: which there are, the sockets on one, and what becomes of them. The kernel is asked, no device is set."""
 import array
 import contextlib
 import fcntl

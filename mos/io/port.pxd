@@ -66,6 +66,9 @@ cdef class Live(Port):
     cdef uint64_t number, step  # of packets: as many apart as there are workers
     cdef public bint wait       # recv_batch waits for packets; else it returns IDLE
     cdef readonly bint trouble  # a side's `error` is set
+    cdef readonly bint buried   # a super-packet lay in a tunnel, and is lost
+    cdef bint tells             # of links and the like: one of several workers does
+    cdef public object joining  # mos.io.gro.Joining or None
     cdef uint64_t own_pulse
     cdef uint64_t *pulse        # goes up with every batch and every frame sent on: who shares the memory sees that we live
     cdef object pulse_memory    # keeps it

@@ -13,7 +13,7 @@ from posix.mman cimport MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WR
 from mos.io.ring cimport (
     MSG_DONTWAIT, MSG_TRUNC, PACKET_STATISTICS, POLLERR, POLLIN, POLLOUT, SO_ERROR, SOL_PACKET, SOL_SOCKET,
     TAG, TP_STATUS_COPY, TP_STATUS_USER, TP_STATUS_VLAN_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VNET, getsockopt, huge,
-    poll, pollfd, put_header, put_tag_back, real_time, recvmmsg, sendmmsg, slot_return, slot_status,
+    is_buried, poll, pollfd, put_header, put_tag_back, real_time, recvmmsg, sendmmsg, slot_return, slot_status,
     tpacket2_hdr, virtio_net_hdr)
 from mos.net.packet cimport prefetch
 
@@ -81,7 +81,7 @@ cdef class Live(Port):
         if not 1 <= len(self.names) <= 2 or len(set(self.names)) < len(self.names):
             raise UsageError(f"{':'.join(self.names)}: name one interface, or two different ones")
         self.sides = self.rings = len(self.names)
-        self.number, self.step = worker, workers
+        self.number, self.step, self.tells = worker, workers, worker == 0
         self.sockets = []
         for s, name in enumerate(self.names):
             self.sockets.append(Sockets(name, self.sides == 1) if sockets is None else sockets[s])
@@ -217,6 +217,7 @@ cdef class Live(Port):
         p.csum_partial = v.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0
         p.gso_type, p.gso_size = v.gso_type, v.gso_size if v.gso_type else 0
         o.super_packets += v.gso_type != 0
+        self.buried |= v.gso_type != 0 and is_buried(frame, n, v.gso_type)
         return 1
 
     cdef int pause(self, pkt_t *pkts) noexcept nogil:
@@ -352,7 +353,7 @@ cdef class Live(Port):
         for s in range(self.rings):
             self.side[s].error = 0
         self.trouble = False
-        said = []
+        said = self.joining.stop() if self.buried and self.joining is not None else []
         for s, text, lost in self.watch.changes():
             if lost:
                 self.sockets[s].gone = True
@@ -363,7 +364,7 @@ cdef class Live(Port):
                         self.attach(s)
                 except UsageError as e:
                     text = str(e)
-            said.append(text)
+            said += [text] * self.tells
         if self.poller is not None:
             self.enlist()
         return said

@@ -2,7 +2,7 @@
 """The kernel's side of a live port: ring slots (packet(7), TPACKET_V2), offload headers (virtio), many sends at a time."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memmove, memset
-from mos.net.packet cimport IPPROTO_TCP, pkt_t
+from mos.net.packet cimport IPPROTO_TCP, IPPROTO_UDP, pkt_t
 from posix.mman cimport madvise
 from posix.stdlib cimport posix_memalign
 
@@ -76,6 +76,11 @@ cdef enum:
     VNET = 10               # bytes of a virtio_net_hdr
     TAG = 4                 # bytes of a VLAN tag
     TPID_DEFAULT = 0x8100
+    GSO_UDP_L4 = 5          # virtio_net_hdr.gso_type: datagrams, beside TCP over IPv4 and IPv6
+    GSO_ECN = 0x80
+    IPPROTO_IPIP = 4
+    IPPROTO_IPV6 = 41
+    IPPROTO_GRE = 47
 
 cdef inline uint8_t *put_tag_back(uint8_t *frame, const tpacket2_hdr *h) noexcept nogil:
     """The kernel takes the outer VLAN tag out of a frame and tells it beside: put it where it was (IEEE 802.1Q 9.5).
@@ -93,6 +98,22 @@ cdef inline uint8_t *put_tag_back(uint8_t *frame, const tpacket2_hdr *h) noexcep
     if v.gso_type:
         v.hdr_len += TAG
     return frame
+
+cdef inline bint is_buried(const uint8_t *frame, uint32_t n, uint8_t gso_type) noexcept nogil:
+    """Whether a super-packet of TCP lies in a tunnel. The offload header cannot say so, and the kernel cuts it no more (or wrong)."""
+    cdef uint32_t at = 12
+    cdef uint8_t inner
+    while at + 22 <= n and (frame[at] == 0x81 and frame[at + 1] == 0 or frame[at] == 0x88 and frame[at + 1] == 0xA8):
+        at += TAG
+    if at + 22 > n:
+        return False
+    if frame[at] == 0x08 and frame[at + 1] == 0:
+        inner = frame[at + 2 + 9]
+    elif frame[at] == 0x86 and frame[at + 1] == 0xDD:
+        inner = frame[at + 2 + 6]
+    else:
+        return True
+    return inner in (IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_GRE) or (inner == IPPROTO_UDP and gso_type & ~GSO_ECN != GSO_UDP_L4)
 
 cdef inline void put_header(virtio_net_hdr *v, const pkt_t *p) noexcept nogil:
     """The offload header of a frame that was moved away from its own: a held one, a copy."""

@@ -78,7 +78,7 @@ class SharedPorts:
 
     The parent keeps the sockets open: the group keeps its order, should a worker be gone.
     """
-    live, reading, packets, progress, linktypes = True, False, 0, (0, 0), {0: 1}
+    live, reading, packets, progress, linktypes, joining = True, False, 0, (0, 0), {0: 1}, None
 
     def __init__(self, names, workers):
         self.names, self.sides, self.workers, self.pulses = names, len(names), [], None
@@ -107,6 +107,7 @@ class SharedPorts:
                 for sockets in of_worker:
                     sockets.close()
         live = Live(self.names, self.workers[worker], worker, len(self.workers))
+        live.joining = self.joining
         if self.pulses is not None:
             live.beat(self.pulses, worker)
         return live

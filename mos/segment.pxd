@@ -5,6 +5,7 @@ from mos.core cimport Core
 from mos.events.ring cimport event_t
 from mos.flow.flow cimport flow_t
 from mos.net.packet cimport pkt_t
+from mos.tcp.queue cimport reasm_t
 from mos.tcp.track cimport scene_t
 
 cdef enum:              # how a segment's way ended
@@ -16,6 +17,16 @@ cdef enum:              # how a segment's way ended
 cdef enum:              # how a segment starts its flow
     FRESH_OPENS = 1         # it is the flow's first packet
     FRESH_ANSWERS = 2       # it answers a SYN that the flow before refused: the first packet of this flow came earlier
+
+cdef enum:
+    # An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
+    ACKED_GRACE_NS = 1_000_000_000
+    HOLE_AGE_S = 300        # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
+
+cdef inline bint hopeless(Core k, const reasm_t *r) noexcept nogil:
+    """The hole will not be filled any more: its receiver had it long ago, or nobody sends it again."""
+    return (r.acked_ns and k.now - r.acked_ns > ACKED_GRACE_NS) \
+        or (r.hole_ns and k.now - r.hole_ns > HOLE_AGE_S * <int64_t>1000000000)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil
 cdef int drain(Core k) noexcept nogil

@@ -35,9 +35,6 @@ from mos.tcp.track cimport (
     track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_trouble_t, trouble_of, trouble_t
 
-# An acknowledged hole is given up only after this: a capture from several queues may show an ACK before its data.
-cdef int64_t ACKED_GRACE_NS = 1_000_000_000
-cdef int64_t HOLE_AGE_NS = 300_000_000_000     # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000, CLOSED_LINGER_NS = 10_000_000_000   # for segments in flight
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
@@ -250,10 +247,6 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if drain(k) < 0:
         return -1
     return offer(k, c, &k.plan, c.s, AT_SENDER)
-
-cdef bint hopeless(Core k, const reasm_t *r) noexcept nogil:
-    """The hole will not be filled any more: its receiver had it long ago, or nobody sends it again."""
-    return (r.acked_ns and k.now - r.acked_ns > ACKED_GRACE_NS) or (r.hole_ns and k.now - r.hole_ns > HOLE_AGE_NS)
 
 cdef int make_room(Core k, scene_t *c, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """The queue is full. A tap gives up the hole; inline the segment is dropped, so that TCP sends again."""

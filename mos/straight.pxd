@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The straight way of an expected segment through its flow. `mos.segment` has the way of all the others."""
 from libc.stdint cimport int64_t, uint8_t
+from mos.behind cimport behind, straight_behind
 from mos.caps cimport caps_tell
 from mos.core cimport ALTER_STREAM, Core
 from mos.events.bus cimport MOS_HOLD
@@ -16,7 +17,7 @@ from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwar
 from mos.state.blocks cimport slots_commit
 from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
-from mos.tcp.predict cimport predicted, predicted_sent, predicted_taken
+from mos.tcp.predict cimport ordinary, predicted, predicted_sent, predicted_taken
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_keep, reasm_probe
 from mos.tcp.track cimport scene_t
@@ -27,7 +28,8 @@ cdef enum:
 cdef enum:                  # what a packet is to its flow
     STRAIGHT_NOT = 0
     STRAIGHT_NEXT = 1       # what was to be expected within an open connection
-    STRAIGHT_MILESTONE = 2  # plus MILESTONE_*: what was to be expected where it opens or closes
+    STRAIGHT_BEHIND = 2     # what goes on behind a hole
+    STRAIGHT_MILESTONE = 3  # plus MILESTONE_*: what was to be expected where it opens or closes
 
 cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """STRAIGHT_* of a packet that is not its flow's first. `k.straight`: nobody asks for moments after the forwarding.
@@ -38,8 +40,11 @@ cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) no
     if k.safe and (p.tcp_flags & TCP_URG or (p.payload_len or p.tcp_flags & TCP_FIN) and not safe_follows(k, f)
                    and safe_flow(k, f, s)):
         return STRAIGHT_NOT
-    if predicted(f, p, s):
-        return STRAIGHT_NEXT
+    if ordinary(f, p, s):
+        if predicted(f, p, s):
+            return STRAIGHT_NEXT
+        if p.payload_len:
+            return STRAIGHT_BEHIND if behind(k, f, p, s) else STRAIGHT_NOT
     what = milestone(f, p, s)
     return STRAIGHT_MILESTONE + what if what else STRAIGHT_NOT
 
@@ -84,7 +89,7 @@ cdef inline void straight_abort(Core k, flow_t *f, const pkt_t *p, int s) noexce
 cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """Sender, handlers, receiver. WAY_DONE: the answer tells whether it is forwarded; WAY_FAILED."""
     k.n.predicted += 1
-    predicted_sent(f, p, s, k.now)
+    predicted_sent(&k.ring, f, p, s, k.now)
     if k.safe:
         safe_trim(k, f, 1 - s)
     if k.ring.n and drain(k) < 0:
@@ -135,7 +140,9 @@ cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int
 
 cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) noexcept nogil:
     """`how`: STRAIGHT_*, as goes_straight had it."""
-    return straight(k, f, p, s) if how == STRAIGHT_NEXT else straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
+    if how == STRAIGHT_NEXT:
+        return straight(k, f, p, s)
+    return straight_behind(k, f, p, s) if how == STRAIGHT_BEHIND else straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
 
 cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """WAY_* of a TCP segment through its flow, straight or the long way. `fresh`: FRESH_*."""

@@ -6,7 +6,9 @@ Offsets are 64-bit stream offsets; the caller converts sequence numbers. Nothing
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from mos.tcp.overlap cimport conflicts_t
-from mos.tcp.queue cimport budget_t, reasm_t
+from mos.tcp.pool cimport GRAIN, pool_cost
+from mos.tcp.queue cimport (
+    SMALL, SMALL_LEAST, SMALL_SHARE, budget_t, queue_growth, queue_link, reasm_open, reasm_t, seg_cost, seg_new, seg_t)
 
 cdef struct limits_t:       # per direction
     uint64_t bytes          # queued out of order
@@ -44,6 +46,29 @@ cdef struct plan_t:
     uint32_t cap
     piece_t *pieces
     conflicts_t conflicts
+
+cdef inline int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64_t fresh, uint64_t runs) noexcept nogil:
+    """Which bound would `fresh` bytes in `runs` new queue segments break? OVER_*, 0: none."""
+    cdef uint64_t need = fresh + runs * seg_cost(GRAIN - 1) + (queue_growth(r, runs) if r != NULL else pool_cost(sizeof(reasm_t)))
+    if runs == 0:
+        return 0
+    if fresh > lim.bytes or (r != NULL and r.bytes + fresh > lim.bytes):
+        return OVER_BYTES
+    if r != NULL and (r.segs + runs > lim.segs
+                      or r.segs + runs > max(lim.segs // SMALL_SHARE, SMALL_LEAST) + (r.bytes + fresh) // SMALL):
+        return OVER_SEGS
+    return OVER_BUDGET if b.used + need > b.cap else 0
+
+cdef inline int reasm_append(reasm_t **r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, int64_t now) noexcept nogil:
+    """Queue a segment behind all others, for which `excess` found room: what a probe and commit of it come to. -1: no memory."""
+    cdef reasm_t *q = reasm_open(r, b)
+    cdef seg_t *s
+    if q == NULL:
+        return -1
+    if q.head == NULL:
+        q.hole_ns = now
+    s = seg_new(b, off, data, len, 0)
+    return queue_link(q, b, q.tail, s) if s != NULL else -1
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil

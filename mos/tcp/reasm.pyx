@@ -4,11 +4,10 @@ from libc.string cimport memcpy, memset
 from mos.net.packet cimport prefetch
 from mos.tcp.index cimport index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
-from mos.tcp.pool cimport GRAIN, pool_cost, pool_give, pool_objects
+from mos.tcp.pool cimport pool_cost, pool_give, pool_objects
 from mos.tcp.queue cimport (
-    SMALL, SMALL_LEAST, SMALL_SHARE, SWALLOW, budget_close, budget_open, budget_take, queue_floor, queue_from, queue_growth,
-    queue_invariants, queue_leave, queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data,
-    seg_drop, seg_end, seg_new, seg_t)
+    SWALLOW, budget_close, budget_open, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave,
+    queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
 
 from mos.tcp import policies
 
@@ -84,19 +83,6 @@ cdef void plan_pieces(const reasm_t *r, plan_t *p, const uint8_t *wins) noexcept
         plan_add(p, pos, seg_data(s), s.len, s.doubtful, 0)
         pos = seg_end(s)
         s = s.next
-
-
-cdef int excess(const reasm_t *r, const limits_t *lim, const budget_t *b, uint64_t fresh, uint64_t runs) noexcept nogil:
-    """Which bound would `fresh` bytes in `runs` new queue segments break? OVER_*, 0: none."""
-    cdef uint64_t need = fresh + runs * seg_cost(GRAIN - 1) + (queue_growth(r, runs) if r != NULL else pool_cost(sizeof(reasm_t)))
-    if runs == 0:
-        return 0
-    if fresh > lim.bytes or (r != NULL and r.bytes + fresh > lim.bytes):
-        return OVER_BYTES
-    if r != NULL and (r.segs + runs > lim.segs
-                      or r.segs + runs > max(lim.segs // SMALL_SHARE, SMALL_LEAST) + (r.bytes + fresh) // SMALL):
-        return OVER_SEGS
-    return OVER_BUDGET if b.used + need > b.cap else 0
 
 
 cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const budget_t *b, uint64_t next, uint64_t off,

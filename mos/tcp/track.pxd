@@ -1,10 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Both ends of a TCP connection, moved by the segments that pass. Knows the ring, not the bus; numbers, not bytes."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from mos.events.ring cimport ring_t
-from mos.flow.flow cimport END_FIN_PASSED, END_FIN_SENT, END_SYN, end_t, flow_t
+from mos.events.kinds cimport KIND_DUPLICATE_ACK, KIND_WINDOW_UPDATE
+from mos.events.ring cimport event_t, ring_add, ring_t
+from mos.flow.flow cimport CLIENT, END_FIN_PASSED, END_FIN_SENT, END_SEEN, END_SYN, end_t, flow_t
 from mos.net.packet cimport TCP_FIN, TCP_SYN, pkt_t
-from mos.tcp.seq cimport seq_ge
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
+from mos.tcp.trouble cimport known_trouble, side_trouble_t, trouble_of
 
 cdef struct scene_t:        # what every step needs: the packet on its way and where to tell of it
     flow_t *flow
@@ -93,6 +95,27 @@ cdef inline void rtt_heard(end_t *e, uint32_t ack, int64_t now) noexcept nogil:
         us = <uint32_t>(<uint64_t>now // 1000) - (e.rtt_start_us - 1)
         e.rtt_start_us = 0
         e.srtt_us = us if e.srtt_us == 0 else <uint32_t>(e.srtt_us + (<int64_t>us - <int64_t>e.srtt_us) // 8)
+
+cdef inline void note_repeated(ring_t *ring, uint64_t want, flow_t *f, const pkt_t *p, int s, uint32_t wnd,
+                               int64_t now) noexcept nogil:
+    """A pure ACK of what `s` has acknowledged before, with the window `wnd`: a duplicate (RFC 5681 section 2) or an update."""
+    cdef end_t *S = &f.end[s]
+    cdef end_t *R = &f.end[1 - s]
+    cdef side_trouble_t *t
+    cdef event_t *e
+    if wnd == S.wnd and R.flags & END_SEEN and seq_gt(R.snd_max, p.ack):
+        if trouble_of(f) != NULL:
+            t = &known_trouble(f).side[s]
+            t.dup_acks += 1
+            t.dup_run += 1
+            e = ring_add(ring, want, KIND_DUPLICATE_ACK, f, p, now, s, s == CLIENT)
+            if e != NULL:
+                e.offset = R.offset + <uint64_t><int64_t>seq_diff(p.ack, R.nxt)
+                e.length = t.dup_run
+    elif wnd > S.wnd:
+        e = ring_add(ring, want, KIND_WINDOW_UPDATE, f, p, now, s, s == CLIENT)
+        if e != NULL:
+            e.length = wnd
 
 cdef inline bint track_over(const flow_t *f) noexcept nogil:
     """Both ends have closed: TIME-WAIT or CLOSED."""

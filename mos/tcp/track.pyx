@@ -1,6 +1,6 @@
 """Simulation of both TCP ends (RFC 9293 section 3.10; windows and timestamps RFC 7323; round trips RFC 6298)."""
 from mos.events.kinds cimport (
-    KIND_DUPLICATE_ACK, KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE, KIND_ZERO_WINDOW,
+    KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_ZERO_WINDOW,
     REFUSED_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
     STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
@@ -177,7 +177,7 @@ cdef void track_duplicate_syn(scene_t *c) noexcept nogil:
 
 
 cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
-    """What the ACK and window of the segment tell about its sender; duplicate ACKs by RFC 5681 section 2."""
+    """What the ACK and window of the segment tell about its sender."""
     cdef flow_t *f = c.flow
     cdef end_t *S = &f.end[c.s]
     cdef end_t *R = &f.end[1 - c.s]
@@ -185,24 +185,10 @@ cdef void note_acknowledgement(scene_t *c, int pure) noexcept nogil:
     cdef uint32_t wnd = p.wnd
     cdef uint32_t before = S.wnd
     cdef int known = S.flags & END_ACKED
-    cdef side_trouble_t *t
-    cdef event_t *e
     if not p.tcp_flags & TCP_SYN:
         wnd = wnd << scale_of(f, c.s)
     if known and pure and p.ack == S.last_ack:
-        if wnd == before and R.flags & END_SEEN and seq_gt(R.snd_max, p.ack):
-            if trouble_of(f) != NULL:
-                t = &known_trouble(f).side[c.s]
-                t.dup_acks += 1
-                t.dup_run += 1
-                e = ring_add(c.ring, c.want, KIND_DUPLICATE_ACK, f, p, c.now, c.s, c.to_server)
-                if e != NULL:
-                    e.offset = R.offset + <uint64_t><int64_t>seq_diff(p.ack, R.nxt)
-                    e.length = t.dup_run
-        elif wnd > before:
-            e = ring_add(c.ring, c.want, KIND_WINDOW_UPDATE, f, p, c.now, c.s, c.to_server)
-            if e != NULL:
-                e.length = wnd
+        note_repeated(c.ring, c.want, f, p, c.s, wnd, c.now)
     elif known_trouble(f) != NULL:
         known_trouble(f).side[c.s].dup_run = 0
     if wnd == 0 and (not known or before):

@@ -73,8 +73,9 @@ def inline(what, chain=(), **options):
     """A chain between two interfaces in an asyncio program: `async with mos.inline("eth1:eth2", chain) as box:`.
 
     what: "A:B" bridges, "A" taps, as `mos run -i`. chain: a `Chain`, a middlebox, or a list of them; frames pass all of them.
-    options: thread=True runs the stack in a thread of its own, otherwise the loop runs one batch at a time; queue=1024 events
-    that a reader may be behind; gro="on" has the kernel join a connection's frames, as `mos run --gro`; record, log, write, on_error, on_notice as of `Engine`; all others as of `Settings`.
+    options: thread=True runs the stack in a thread of its own, otherwise the loop runs one batch at a time; queue=1024
+    events that a reader may be behind; gro="on" has the kernel join frames, as `mos run --gro`; record, log, write,
+    on_error, on_notice as of `Engine`; all others as of `Settings`.
     """
     from mos.box import Box
     return Box(what, chain, **options)

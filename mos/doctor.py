@@ -190,9 +190,10 @@ def offloads(name):
 
 def joining(name):
     """A connection's frames that come joined cost what one does."""
-    if joins(name) or privileges.has("cap_net_admin"):
-        yield Finding(name, "joining", OK, f"{name} joins a connection's frames" + ("" if joins(name) else " while mos runs (--gro)"))
-    elif joins(name) is False:
+    now = joins(name)
+    if now or privileges.has("cap_net_admin"):
+        yield Finding(name, "joining", OK, f"{name} joins a connection's frames" + ("" if now else " while mos runs (--gro)"))
+    elif now is False:
         yield Finding(name, "joining", CHANGE, f"{name} does not join a connection's frames (GRO), and without cap_net_admin mos "
                       "cannot make it: TCP is slower", f"ethtool -K {name} gro on")
 

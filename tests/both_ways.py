@@ -1,4 +1,4 @@
-"""both_ways.py DEVICE: the TCP frames with payload that leave by a device and that come in, as digests in order, once input ends."""
+"""both_ways.py DEVICE: the TCP frames with payload that leave by a device and that come in, as digests, once input ends."""
 import json
 import select
 import socket

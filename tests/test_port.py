@@ -169,7 +169,7 @@ def transfer(bed, size=8_000_000, server=SERVER, port=5001):
 def test_tcp_of_real_kernels(bed, mode, count):
     """With super-packets, with unfinished checksums alone, and as on a cable: every byte, and the flow tracked to its end."""
     bed.offload(mode)
-    with Running(bed, count) as running:
+    with Running(bed, count, "--gro", "keep") as running:
         assert transfer(bed)
         stats = running.stop()
     assert running.out == "tcp 8000000 8000000 fin\n"

@@ -70,8 +70,8 @@ def add_parser(subparsers):
     p.add_argument("--for", metavar="SECONDS", type=seconds, dest="seconds", help="live: end after so many seconds")
     add_supervision(p)
     p.add_argument("--gro", metavar="HOW",
-                   help="between two interfaces: on (default) lets the kernel join a connection's frames before they come and cut them "
-                        "again as they leave, undone at the end; off: each frame by itself; keep: as the interfaces are set")
+                   help="between two interfaces: on (default) lets the kernel join a connection's frames before they come and cut "
+                        "them again as they leave, undone at the end; off: each frame by itself; keep: as the interfaces are set")
     p.add_argument("--record", metavar="FILE",
                    help="live: write what comes in as a pcapng; -r FILE then repeats the run, event by event")
     p.add_argument("-w", "--write", metavar="FILE",

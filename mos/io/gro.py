@@ -1,4 +1,4 @@
-"""Receive offload (GRO) of ports: the kernel joins what it can of a flow's frames before we see them, and cuts it again as it leaves.
+"""Receive offload (GRO) of ports: the kernel joins what it can of a flow's frames before they come, and cuts it again as it leaves.
 
 Up to 44 full frames of a TCP connection then cost what one does. It joins only neighbours with the same header, in order and with
 right checksums, so that cutting gives the very frames that came; with a push flag, or when no more are there, it waits no longer.
@@ -72,7 +72,7 @@ class Joining:
                 ask(name, ETHTOOL_SGRO, before)
 
     def stop(self):
-        """No joining any more; what to tell people. In tunnels (IP in IP, GRE) the kernel joins what we cannot have it cut again."""
+        """No joining any more; what to tell people. In tunnels (IP in IP, GRE) the kernel joins what it does not cut for us."""
         if self.stopped or self.wish != "on":
             return []
         self.stopped = True
@@ -80,7 +80,8 @@ class Joining:
             self.put(False, dict.fromkeys(self.before, True))
         else:
             os.write(self.pipe[1], STOP)
-        return [f"{' and '.join(self.names)} join no frames any more: inside tunnels there were joined ones, which are lost (--gro off)"]
+        ports = " and ".join(self.names)
+        return [f"{ports} join no frames any more: inside tunnels there were joined ones, which are lost (--gro off)"]
 
     def leave_behind(self):
         """Have a process of its own put it back when we, and all that we start, have ended, whatever ends us.

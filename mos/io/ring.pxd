@@ -100,7 +100,7 @@ cdef inline uint8_t *put_tag_back(uint8_t *frame, const tpacket2_hdr *h) noexcep
     return frame
 
 cdef inline bint is_buried(const uint8_t *frame, uint32_t n, uint8_t gso_type) noexcept nogil:
-    """Whether a super-packet of TCP lies in a tunnel. The offload header cannot say so, and the kernel cuts it no more (or wrong)."""
+    """Whether a super-packet of TCP lies in a tunnel. The offload header cannot say so, so the kernel does not cut it again."""
     cdef uint32_t at = 12
     cdef uint8_t inner
     while at + 22 <= n and (frame[at] == 0x81 and frame[at + 1] == 0 or frame[at] == 0x88 and frame[at + 1] == 0xA8):

@@ -33,6 +33,7 @@ from mos.flow.table import FlowTable  # noqa: E402
 
 from mos import DROP, Chain, on  # noqa: E402
 from mos.events import FlowEnd, OutOfOrder, OutOfWindow, OverlapConflict, Retransmission, StreamData, StreamGap  # noqa: E402
+from mos.io.source import open_source  # noqa: E402
 from mos.run import Engine, Settings, anonymous  # noqa: E402
 
 BAR, HASH_BAR = 2.0, 1.1
@@ -229,7 +230,9 @@ def measure(path, truth, extra, settings):
     watch = Watch(extra)
     before = anonymous()
     engine = Engine(watch.chain, Settings(**settings))
-    engine.run(path)
+    source = open_source(path)
+    source.lends = False        # as on a wire, where what waits must be copied
+    engine.run(source)
     in_run = engine.cpu_seconds
     stats = engine.stats()
     engine.close()

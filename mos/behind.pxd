@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, uint64_t
 from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD, WANTS_BYTES
 from mos.flow.flow cimport CLIENT, end_t, flow_t, more_t, reasm_at, reasm_of
+from mos.lend cimport lent
 from mos.net.packet cimport pkt_t
 from mos.notices cimport out_of_order
 from mos.segment cimport WAY_DONE, WAY_FAILED, abort, drain, hopeless
@@ -53,7 +54,7 @@ cdef inline int straight_behind(Core k, flow_t *f, const pkt_t *p, int s) noexce
         abort(k, &c)
         return WAY_DONE
     k.committed = 1
-    reasm_append(<reasm_t **>reasm_at(f, s), &k.budget, at, p.payload, p.payload_len, k.now)
+    reasm_append(<reasm_t **>reasm_at(f, s), &k.budget, at, p.payload, p.payload_len, lent(k, p), k.now)
     ordinary_heard(f, p, s)
     slots_commit(k.undo)
     return WAY_DONE

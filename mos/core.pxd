@@ -160,6 +160,9 @@ cdef class Core:
     cdef uint8_t alter          # ALTER_*
     cdef uint8_t news           # ALTER_HELD: its ACK acknowledges more than what went before
     cdef uint64_t rest          # ALTER_STREAM: offset behind the bytes that it leaves with
+    cdef const uint8_t *lent_from   # frames between stay where they are for as long as a flow may ask for them (mos.lend)
+    cdef const uint8_t *lent_to
+    cdef list lenders           # whose they are
     cdef uint32_t offers        # queued segments that may be offered once more,
     cdef uint64_t offers_at     # as of so many packets
     cdef int64_t offers_ns      # and then

@@ -69,7 +69,7 @@ cdef class Core:
         self.undo = slots.u
         self.truth, self.pickup, self.verify, self.policy = truth, pickup, verify, policy
         self.selection, self.writer, self.recorder, self.on_verdict, self.on_tick = selection, writer, recorder, on_verdict, on_tick
-        self.timer_table = {}
+        self.timer_table, self.lenders = {}, []
         self.full_policy, self.safe, self.skip_holes = full, safe, skip_holes
         self.straight = straight and not bus.want_receiver and not bus.want_acked
         self.flat = bus.flat = flat

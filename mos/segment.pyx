@@ -17,6 +17,7 @@ from mos.flow.flow cimport (
     FLOW_MIDSTREAM, end_t, flow_t, policy_of, reasm_at, reasm_of)
 from mos.flow.table cimport table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm
+from mos.lend cimport lent
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
 from mos.notices cimport (
     conflicts, no_room, offered_enough, out_of_order, packet_at_receiver)
@@ -234,6 +235,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
+    k.plan.lent = lent(k, p)
     reasm_probe(<reasm_t *>reasm_of(f, c.s), &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1

@@ -34,6 +34,7 @@ from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM,
 from mos.early cimport early_finish
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, look_ahead, pass_by
 from mos.leave cimport leave, leave_own, sentence
+from mos.lend cimport lend
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
 from mos.notices cimport datagram_at_receiver, malformed
@@ -70,6 +71,7 @@ cdef class Stack(Core):
         """Take everything from `source`; flows stay open. Raises what a handler raised, if its policy is to stop."""
         cdef int rc
         self.outside()
+        lend(self, source)
         self.port = source if source.live else None
         if self.workers and not (self.on_wire or self.until or self.exact) and self.selection is None:
             source.share(self.worker, self.workers)
@@ -139,6 +141,7 @@ cdef class Stack(Core):
         cdef pkt_t batch[BATCH]
         cdef int n
         self.outside()
+        lend(self, source)
         self.port = source if source.live else None
         memset(batch, 0, sizeof(batch))
         self.bus.holding = 1
@@ -148,10 +151,7 @@ cdef class Stack(Core):
         return n
 
     def feed(self, frame, int64_t ts, linktype=1, csum_partial=False, gso_size=0):
-        """One packet from memory; True if it was forwarded. What tests and embedding programs call.
-
-        `csum_partial`, `gso_size`: offload state as in pkt_t, for frames that come from a port.
-        """
+        """One packet from memory; True if it was forwarded. `csum_partial`, `gso_size`: offload state as in pkt_t."""
         cdef pkt_t p
         cdef bytes held = bytes(frame)
         cdef uint64_t before = self.n.forwarded
@@ -187,17 +187,17 @@ cdef class Stack(Core):
         ages_end(&ages)
         if self.bus.failed or not enough:
             raise self.bus.error if self.bus.failed else MemoryError("no memory to put the flows in order")
+        lend(self, None)
 
     def shut(self):
         """Release every flow without telling anybody: after a failure."""
-        cdef flow_t *f
+        cdef flow_t *f = table_first(self.table)
         self.bus.any_mask = 0
-        while True:
-            f = table_first(self.table)
-            if f == NULL:
-                return
+        while f != NULL:
             f.mask, f.set_id = 0, 0
             release(self, f)
+            f = table_first(self.table)
+        lend(self, None)
 
     cdef int packet(self, pkt_t *p) noexcept nogil:
         return self.exact_packet(p) if self.exact else self.take(p)

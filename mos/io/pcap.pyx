@@ -109,6 +109,7 @@ cdef class Source:
         self.map, self.map_size, self.whole = <uint8_t *>p, size, True
         self.r.base = self.r.cur = self.map
         self.r.end = self.map + size
+        self.stays_from, self.stays_to, self.lends = self.r.base, self.r.end, True
         self.inode = info.st_dev, info.st_ino
         _sources.add(self)
         return True
@@ -161,7 +162,7 @@ cdef class Source:
         if self.aside != NULL:
             aside_begin(self.aside)
         while not self.r.why:
-            if self.map != NULL:
+            if self.map != NULL and self.r.cur != NULL:     # else it is closed, and lent
                 self.let_go()
             got = self.parse(&self.r, pkts, n)
             if got == 0 and self.aside != NULL:
@@ -363,9 +364,10 @@ cdef class Source:
         return False
 
     def close(self):
-        """Let go of file and memory: frames delivered are invalid now, the next batch is the end. Idempotent."""
+        """Let go of file and memory: frames delivered are invalid now but for whom they are lent to, the next batch is the end.
+        Idempotent."""
         self.r.cur = self.r.end = self.r.base = NULL
-        if self.map != NULL:
+        if self.map != NULL and not self.lent:
             munmap(self.map, self.map_size)
             self.map = NULL
         free(self.buf)

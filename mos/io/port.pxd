@@ -18,6 +18,10 @@ cdef enum:
 cdef class Port:
     cdef readonly bint live     # packets are sent on, and time goes by without them
     cdef int64_t now, due       # live, set by the stack: its clock, and when it has something to do; ns since 1970
+    cdef const uint8_t *stays_from      # frames in between stay where they are until the port is gone; NULL: none do
+    cdef const uint8_t *stays_to
+    cdef public bint lends      # False: whoever wants to keep bytes copies them all the same, as from a wire
+    cdef bint lent              # somebody counts on them: also when it is closed
     cdef aside_t *aside         # what other workers take of the last batch; NULL: all packets are in it
     cdef int share(self, int worker, uint32_t workers) except -1
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil

@@ -19,11 +19,12 @@ cdef enum:
     SMALL_LEAST = 64        # with small bounds too
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 
-cdef struct seg_t:          # queued bytes [off, off + len); the bytes follow the struct
+cdef struct seg_t:          # queued bytes [off, off + len)
     seg_t   *next
+    uint8_t *data           # they follow the struct, or stay where they came, only to be read
     uint64_t off
     uint32_t len
-    uint32_t room           # bytes there is place for
+    uint32_t room           # bytes there is place for; 0: they stay where they came
     uint8_t  doubtful
 
 cdef struct budget_t:       # memory of all reassembly of one stack
@@ -62,7 +63,7 @@ cdef struct reasm_t:
     uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
 
 cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
-    return <uint8_t *>s + sizeof(seg_t)
+    return s.data
 
 cdef inline uint64_t seg_end(const seg_t *s) noexcept nogil:
     return s.off + s.len
@@ -87,9 +88,21 @@ cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint3
         return NULL
     budget_take(b, size)
     s.next = NULL
+    s.data = <uint8_t *>s + sizeof(seg_t)
     s.off, s.len, s.room, s.doubtful = off, n, n, doubtful
     if data != NULL:
         memcpy(seg_data(s), data, n)
+    return s
+
+cdef inline seg_t *seg_queued(budget_t *b, uint64_t off, const uint8_t *data, uint32_t n, uint8_t doubtful,
+                              bint lent) noexcept nogil:
+    """The same for the queue. `lent`: no copy, the bytes stay where they are for as long as anybody may ask for them."""
+    cdef seg_t *s
+    if not lent:
+        return seg_new(b, off, data, n, doubtful)
+    s = seg_new(b, off, NULL, 0, doubtful)
+    if s != NULL:
+        s.data, s.len = <uint8_t *>data, n
     return s
 
 cdef inline void seg_drop(budget_t *b, seg_t *s) noexcept nogil:
@@ -257,6 +270,16 @@ cdef inline int queue_link(reasm_t *r, budget_t *b, seg_t *prev, seg_t *s) noexc
     queue_unlink(r, b, prev, s)
     b.refused += 1
     return -1
+
+cdef inline seg_t *queue_own(reasm_t *r, budget_t *b, seg_t *s) noexcept nogil:
+    """A copy in place of `s`, to be written to. NULL: no memory."""
+    cdef seg_t *own = seg_new(b, s.off, s.data, s.len, s.doubtful)
+    cdef seg_t *prev = queue_before(r, s.off)
+    if own == NULL:
+        return NULL
+    queue_leave(r, b, s)
+    queue_unlink(r, b, prev, s)
+    return own if queue_link(r, b, prev, own) == 0 else NULL
 
 cdef inline int queue_swallow(reasm_t *r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, uint8_t doubtful,
                               const uint8_t *wins) noexcept nogil:

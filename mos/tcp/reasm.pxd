@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from mos.tcp.overlap cimport conflicts_t
 from mos.tcp.pool cimport GRAIN, pool_cost
 from mos.tcp.queue cimport (
-    SMALL, SMALL_LEAST, SMALL_SHARE, budget_t, queue_growth, queue_link, reasm_open, reasm_t, seg_cost, seg_new, seg_t)
+    SMALL, SMALL_LEAST, SMALL_SHARE, budget_t, queue_growth, queue_link, reasm_open, reasm_t, seg_cost, seg_queued, seg_t)
 
 cdef struct limits_t:       # per direction
     uint64_t bytes          # queued out of order
@@ -42,6 +42,7 @@ cdef struct plan_t:
     uint8_t  policy
     uint8_t  over           # OVER_*: it would not fit, commit refuses it
     uint8_t  doubtful
+    uint8_t  lent           # `data` stays where it is: what is queued of it is no copy
     uint32_t n
     uint32_t cap
     piece_t *pieces
@@ -59,7 +60,8 @@ cdef inline int excess(const reasm_t *r, const limits_t *lim, const budget_t *b,
         return OVER_SEGS
     return OVER_BUDGET if b.used + need > b.cap else 0
 
-cdef inline int reasm_append(reasm_t **r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, int64_t now) noexcept nogil:
+cdef inline int reasm_append(reasm_t **r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, bint lent,
+                             int64_t now) noexcept nogil:
     """Queue a segment behind all others, for which `excess` found room: what a probe and commit of it come to. -1: no memory."""
     cdef reasm_t *q = reasm_open(r, b)
     cdef seg_t *s
@@ -67,7 +69,7 @@ cdef inline int reasm_append(reasm_t **r, budget_t *b, uint64_t off, const uint8
         return -1
     if q.head == NULL:
         q.hole_ns = now
-    s = seg_new(b, off, data, len, 0)
+    s = seg_queued(b, off, data, len, 0, lent)
     return queue_link(q, b, q.tail, s) if s != NULL else -1
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil

@@ -7,7 +7,8 @@ from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.pool cimport pool_cost, pool_give, pool_objects
 from mos.tcp.queue cimport (
     SWALLOW, budget_close, budget_open, budget_take, queue_floor, queue_from, queue_growth, queue_invariants, queue_leave,
-    queue_link, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new, seg_t)
+    queue_link, queue_own, queue_swallow, queue_unlink, reasm_open, seg_cost, seg_curtail, seg_data, seg_drop, seg_end, seg_new,
+    seg_queued, seg_t)
 
 from mos.tcp import policies
 
@@ -28,7 +29,7 @@ cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogi
 
 
 cdef void plan_init(plan_t *p) noexcept nogil:
-    p.n = p.cap = 0
+    p.n = p.cap = p.lent = 0
     p.pieces = NULL
 
 
@@ -145,7 +146,7 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
     if p.touched > SWALLOW:
         return queue_swallow(r, b, p.off, p.data, p.len, p.doubtful, wins)
     if fits and p.touched == 0 and r.index.n:       # between its neighbours, whose lines are only on their way
-        fresh = seg_new(b, lo, p.data, p.len, p.doubtful)
+        fresh = seg_queued(b, lo, p.data, p.len, p.doubtful, p.lent)
         return queue_link(r, b, queue_floor(r, lo), fresh) if fresh != NULL else -1
     if r.index.n == 0 and r.tail != NULL and seg_end(r.tail) <= lo:
         prev = r.tail
@@ -161,7 +162,7 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
             if not fits and b.used + seg_cost(hi - lo) + queue_growth(r, 1) > b.cap:
                 b.refused += 1
                 return -1
-            fresh = seg_new(b, lo, p.data + (lo - a), <uint32_t>(hi - lo), p.doubtful)
+            fresh = seg_queued(b, lo, p.data + (lo - a), <uint32_t>(hi - lo), p.doubtful, p.lent)
             if fresh == NULL or queue_link(r, b, prev, fresh) < 0:
                 return -1
             prev = fresh
@@ -170,6 +171,10 @@ cdef int insert(reasm_t *r, plan_t *p, budget_t *b, bint fits) noexcept nogil:
             old_end = seg_end(s)
             hi = min(end, old_end)
             if wins[relation(a, end, s.off, old_end)]:
+                if not s.room:
+                    s = queue_own(r, b, s)
+                    if s == NULL:
+                        return -1
                 memcpy(seg_data(s) + (lo - s.off), p.data + (lo - a), hi - lo)
             lo = hi
             prev, s = s, s.next
@@ -298,7 +303,7 @@ cdef int reasm_adopt(reasm_t *r, const limits_t *lim, budget_t *b, uint64_t next
     cdef uint64_t a, e
     cdef int taken = 0
     lo = max(lo, next)
-    p.policy, p.doubtful, p.touched = 0, 1, 1       # nobody has looked whether it touches something
+    p.policy, p.doubtful, p.lent, p.touched = 0, 1, 0, 1       # nobody has looked whether it touches something
     while at[0] != NULL:
         s = at[0]
         a, e = max(s.off, lo), min(seg_end(s), hi)

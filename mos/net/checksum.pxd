@@ -40,6 +40,16 @@ cdef inline uint64_t csum_range(const uint8_t *p, uint32_t n) noexcept nogil:
         sum += <uint32_t>tail
     return wire16(csum_fold(sum))
 
+cdef inline bint csum_right20(const uint8_t *p) noexcept nogil:
+    """Whether 20 bytes, a checksum among them, sum up to 0xffff: to a multiple of it, in any byte order, and not to 0."""
+    cdef uint64_t a, b, sum
+    cdef uint32_t c
+    memcpy(&a, p, 8)
+    memcpy(&b, p + 8, 8)
+    memcpy(&c, p + 16, 4)
+    sum = (a >> 32) + <uint32_t>a + (b >> 32) + <uint32_t>b + c
+    return sum % 0xffff == 0 and sum != 0
+
 cdef inline uint64_t csum_pseudo(const uint8_t *src, const uint8_t *dst, uint8_t ipver, uint8_t proto,
                                  uint32_t length) noexcept nogil:
     """Sum of the pseudo header of `length` transport bytes."""

@@ -5,11 +5,30 @@ Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012), with o
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
 
-cdef inline uint64_t sip_load(const uint8_t *p, size_t n) noexcept nogil:
-    """The first n <= 8 bytes, little-endian."""
+cdef extern from *:
+    """
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    #define MOS_LITTLE64(x) (x)
+    #else
+    #define MOS_LITTLE64(x) __builtin_bswap64(x)
+    #endif
+    """
+    uint64_t little64 "MOS_LITTLE64"(uint64_t x) nogil
+
+cdef inline uint64_t sip_load(const uint8_t *p) noexcept nogil:
+    """Eight bytes, little-endian."""
+    cdef uint64_t x
+    memcpy(&x, p, 8)
+    return little64(x)
+
+cdef inline uint64_t sip_tail(const uint8_t *p, size_t n) noexcept nogil:
+    """The last n % 8 of n bytes, likewise."""
     cdef uint64_t x = 0
     cdef size_t i
+    if n >= 8:
+        return sip_load(p + n - 8) >> (64 - 8 * (n & 7)) if n & 7 else 0
     for i in range(n):
         x |= <uint64_t>p[i] << (8 * i)
     return x
@@ -39,11 +58,11 @@ cdef inline uint64_t siphash13(const uint8_t *p, size_t n, uint64_t k0, uint64_t
     v[2] = k0 ^ <uint64_t>0x6c7967656e657261
     v[3] = k1 ^ <uint64_t>0x7465646279746573
     for i in range(n // 8):
-        m = sip_load(p + 8 * i, 8)
+        m = sip_load(p + 8 * i)
         v[3] ^= m
         sip_mix(v)
         v[0] ^= m
-    m = (<uint64_t>n << 56) | sip_load(p + (n & ~<size_t>7), n & 7)
+    m = (<uint64_t>n << 56) | sip_tail(p, n)
     v[3] ^= m
     sip_mix(v)
     v[0] ^= m

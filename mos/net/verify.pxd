@@ -2,7 +2,7 @@
 """Are a packet's checksums right? The IPv4 header's (RFC 791) and the transport's, by the decoder's mode."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from mos.net.bytes cimport be16
-from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range
+from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range, csum_right20
 from mos.net.packet cimport CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, pkt_t
 from mos.net.walk cimport BAD_IP_LENGTH, BAD_TCP_HEADER, skip, walk_t
 
@@ -12,8 +12,7 @@ cdef enum:
     CHECKSUM_AUTO = 2       # a sum left to an offloading NIC is not bad
 
 cdef inline void verify_ip4(uint8_t mode, pkt_t *p) noexcept nogil:
-    cdef uint64_t sum = csum_range(p.ip, 20) if p.ip[0] & 15 == 5 else csum_range(p.ip, (p.ip[0] & 15) * 4)
-    if csum_fold(sum) != 0xffff:
+    if not (csum_right20(p.ip) if p.ip[0] & 15 == 5 else csum_fold(csum_range(p.ip, (p.ip[0] & 15) * 4)) == 0xffff):
         if mode == CHECKSUM_VERIFY or be16(p.ip + 10):
             p.csum |= CSUM_BAD_IP
 

@@ -2,7 +2,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mos.net.decode import CAUSES, TUNNELS, Decoder
 from packets import A6, B6, UDP, A, B, ether, ip, ip4, ip6, tcp4, tcp6, udp
@@ -207,3 +207,33 @@ def test_noise_on_tunnel_ports(port, noise):
 @given(st.sampled_from([4, 41, 47, 97, 137]), st.binary(max_size=120))
 def test_noise_in_tunnel_protocols(proto, noise):
     assert Decoder().parse(ether(ip4(noise, proto)))["status"] in ("flow", "other", "malformed", "fragment")
+
+
+@st.composite
+def nested(draw):
+    """IPv4 in IPv4 and GRE, up to six deep, most of it of the simplest kind, with bytes changed or cut off."""
+    inner = draw(st.sampled_from([FOUR, ip4(udp(b"x"), UDP), ip4(FOUR, 4, frag=0x2000), b"", b"\x45", SIX]))
+    for _ in range(draw(st.integers(1, 6))):
+        end = draw(st.sampled_from([A, B, "192.0.2.9"]))
+        key = draw(st.none() | st.integers(0, 3))
+        kind = draw(st.sampled_from([4, 4, 47, 47, "sequence", "options", "padded", "cut", "checksum", "zero"]))
+        plain = ip4(inner, 4, end, B)
+        inner = {4: plain, 47: ip4(gre(0x800, inner, key=key), 47, end, B),
+                 "sequence": ip4(gre(0x800, inner, key=key, sequence=1), 47, end, B),
+                 "options": ip4(inner, 4, end, B, options=b"\1\1\1"), "padded": plain + bytes(6), "cut": plain[:-3],
+                 "checksum": ip4(inner, 4, end, B, check=1), "zero": ip4(inner, 4, end, B, total=0)}[kind]
+    frame = bytearray(ether(inner, vlans=draw(st.sampled_from([(), (), (7,), (7, 8)]))))
+    for at, value in draw(st.lists(st.tuples(st.integers(14, 90), st.integers(0, 255)), max_size=2)):
+        frame[min(at, len(frame) - 1)] = value
+    return bytes(frame[:draw(st.integers(14, len(frame)))] if draw(st.integers(0, 3)) == 0 else frame)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(nested(), st.sampled_from(["off", "verify"]), st.integers(1, 8), st.sampled_from([True, False, ("ipip",)]))
+def test_simple_headers_are_gone_through_in_one_go_to_the_same_end(frame, checksum, most, tunnels):
+    found = []
+    for plainly in (True, False):
+        d = Decoder(plainly=plainly, checksum=checksum, max_tunnels=most, tunnels=tunnels)
+        r = d.parse(frame)
+        found.append((r, d.counters(), d.domain(r["domain"]) if r.get("domain") else None))
+    assert found[0] == found[1]

@@ -19,7 +19,7 @@ from mos.net.packet cimport (AHEAD_ELSEWHERE, CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PAR
 from mos.net.plain cimport pkt_clear, plain
 from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
-from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ipip4, ipip6,
+from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ip4_tunnels, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
 from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_refused, verify_transport
 from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS,
@@ -277,6 +277,8 @@ cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nog
         if w.steps > MAX_STEPS:
             step = bad(w, BAD_DEPTH)
         elif step == STEP_IP4:
+            if d.plainly:
+                ip4_tunnels(w, p, d.by_proto, d.max_tunnels, d.checksum)
             step = ip4(w, p)
             if d.checksum and step <= STEP_DEFRAG:
                 verify_ip4(d.checksum, p)

@@ -8,9 +8,11 @@ alone answers STEP_NOT_IT, without having moved, unless what is inside looks rig
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 from mos.net.bytes cimport be16, be24, be32
-from mos.net.link cimport looks_ether, looks_ip
+from mos.net.ip cimport IP4_FRAGMENT
+from mos.net.link cimport ETHERTYPE_IP4, looks_ether, looks_ip
 from mos.net.packet cimport pkt_t
-from mos.net.walk cimport (BAD_TUNNEL, PATH_MAX, STEP_ETHER, STEP_IP, STEP_IP4, STEP_IP6,
+from mos.net.verify cimport verify_ip4
+from mos.net.walk cimport (BAD_TUNNEL, MAX_STEPS, PATH_MAX, STEP_ETHER, STEP_IP, STEP_IP4, STEP_IP6,
                            STEP_MPLS, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_TYPE, bad, short_of, skip, trim, walk_t)
 
 cdef enum:              # row_t.via
@@ -43,6 +45,8 @@ cdef enum:
     ETHERTYPE_ERSPAN2 = 0x88be
     ETHERTYPE_ERSPAN3 = 0x22eb
     ETHERTYPE_WCCP = 0x883e
+    IPPROTO_IPIP = 4
+    IPPROTO_GRE = 47
 
 cdef inline int ipip4(walk_t *w, tunnel_t *t) noexcept nogil:
     """RFC 2003, RFC 2473."""
@@ -237,3 +241,41 @@ cdef inline bint path_tunnel(walk_t *w, uint8_t row, const tunnel_t *t, const pk
         memcpy(to + 23, src if swap else dst, 16)
     w.npath += <uint16_t>(7 + 2 * n)
     return True
+
+cdef inline void ip4_tunnels(walk_t *w, pkt_t *p, const uint8_t *by_proto, uint8_t most, uint8_t checksum) noexcept nogil:
+    """Through IPv4 in IPv4 and in GRE in one go, as long as headers are of the simplest kind; at most `most` tunnels in all.
+
+    What `ip4`, `gre` and their like would do with these. The first that asks for more, or is wrong, is left to them.
+    """
+    cdef const uint8_t *h
+    cdef uint32_t n, total
+    cdef uint16_t bits
+    cdef uint8_t proto
+    cdef tunnel_t t
+    while w.cap >= 28:
+        h, total, proto = w.p, be16(w.p + 2), w.p[9]
+        if h[0] != 0x45 or (proto != IPPROTO_IPIP and proto != IPPROTO_GRE) or not by_proto[proto] or total < 28 \
+                or total > w.len or be16(h + 6) & IP4_FRAGMENT or w.tunnels >= most or w.steps + 3 > MAX_STEPS:
+            return
+        n, t.id, t.has_id = 20, 0, 0
+        if proto == IPPROTO_GRE:
+            bits = be16(h + 20)
+            if bits & ~<uint32_t>GRE_KEY or be16(h + 22) != ETHERTYPE_IP4:
+                return
+            n = 24
+            if bits:
+                n, t.id, t.has_id = 28, be32(h + 24), 1
+        p.ip, p.ipver, p.ip_len, p.proto = h, 4, total, proto
+        if not path_tunnel(w, by_proto[proto] - 1, &t, p, h + 12, h + 16):
+            return
+        if checksum:
+            verify_ip4(checksum, p)
+        w.src, w.dst, w.proto = h + 12, h + 16, proto
+        w.rows[w.tunnels] = by_proto[proto] - 1
+        w.tunnels += 1
+        w.steps += 2
+        if proto == IPPROTO_GRE:
+            w.steps += 1
+            w.type = ETHERTYPE_IP4
+        trim(w, total)
+        skip(w, n)

@@ -59,3 +59,5 @@ def test_bound_is_shared_by_all_that_come_later():
     assert (d.counters()["domains"], d.counters()["domain_overflow"]) == (65536, 3)
     assert d.parse(head + bytes((0x81, 0, 0, 16, 0x81, 0, 0, 1)) + tail)["domain"] == 15 * 4094 + 1
     assert d.domain(65536) == ([17, 65536 - 16 * 4094], None)
+    assert d.parse(head + bytes((0x81, 0, 0, 1, 0x81, 0, 0, 9)) + tail)["domain"] == 9
+    assert d.domain(9) == ([1, 9], None) and d.domain(2049) == ([1, 2049], None)

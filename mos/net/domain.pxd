@@ -1,12 +1,29 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Domains: paths of VLANs and tunnels (walk_t.path) interned as small numbers, so that a flow key can hold one."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 from mos.net.packet cimport prefetch
 from mos.net.siphash cimport siphash13
+from mos.net.walk cimport PATH_MAX
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifdef __SANITIZE_ADDRESS__
+    #define MOS_ONE_BY_ONE 1
+    #else
+    #define MOS_ONE_BY_ONE 0
+    #endif
+    """
+    bint ONE_BY_ONE "MOS_ONE_BY_ONE"        # AddressSanitizer sees overruns of what malloc gave
+    int MADV_HUGEPAGE
 
 cdef enum:
+    MANY_DOMAINS = 2048         # of more their memory is taken as a whole, from huge pages: found at random, they miss the TLB less
+    ALL_SLOTS = 1 << 17         # of the index then: half full at the most
+    HUGE = 1 << 21
     MAX_DOMAINS = 65536         # VLAN ids times a few; at some 40 bytes a path 4 MB, and 30 MB if all are the longest
     DOMAIN_OVERFLOW = 65537     # shared by all that came later: their flows may be taken for each other's
 
@@ -22,6 +39,8 @@ cdef struct domains_t:
     uint8_t *bytes
     uint32_t bytes_room
     uint32_t last               # the id given last: packets come in runs
+    void    *map                # what all of these lie in; NULL: each is malloc's
+    size_t   mapped
 
 cdef inline const uint8_t *domain_path(const domains_t *t, uint32_t id, uint32_t *n) noexcept nogil:
     n[0] = t.ends[id] - t.ends[id - 1]
@@ -51,9 +70,41 @@ cdef inline bint domains_reindex(domains_t *t, uint32_t slots) noexcept nogil:
     t.index, t.slots = index, slots
     return True
 
+cdef inline void domains_free(domains_t *t) noexcept nogil:
+    if t.map != NULL:
+        munmap(t.map, t.mapped)
+        return
+    free(t.index)
+    free(t.ends)
+    free(t.bytes)
+
+cdef inline bint domains_whole(domains_t *t) noexcept nogil:
+    """Move all into memory for as many as there may ever be; pages of it are taken by use. False: nothing has changed."""
+    cdef size_t ends_at = ALL_SLOTS * sizeof(uint64_t), bytes_at = ends_at + (MAX_DOMAINS + 2) * sizeof(uint32_t)
+    cdef size_t mapped = bytes_at + <size_t>MAX_DOMAINS * PATH_MAX + HUGE
+    cdef void *map = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    cdef char *base
+    cdef uint32_t at
+    if map == MAP_FAILED:
+        return False
+    base = <char *>(<uintptr_t>map + HUGE - 1 & ~<uintptr_t>(HUGE - 1))
+    madvise(base, mapped - HUGE, MADV_HUGEPAGE)         # a wish: without it pages are small
+    memcpy(base + ends_at, t.ends, (t.n + 1) * sizeof(uint32_t))
+    memcpy(base + bytes_at, t.bytes, t.ends[t.n])
+    for at in range(t.slots):
+        if t.index[at]:
+            domain_enter(<uint64_t *>base, ALL_SLOTS, t.index[at])
+    domains_free(t)
+    t.map, t.mapped = map, mapped
+    t.index, t.ends, t.bytes = <uint64_t *>base, <uint32_t *>(base + ends_at), <uint8_t *>(base + bytes_at)
+    t.slots, t.room, t.bytes_room = ALL_SLOTS, MAX_DOMAINS + 2, MAX_DOMAINS * PATH_MAX
+    return True
+
 cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
     """Room for one more path of n bytes. False: no memory."""
     cdef void *p
+    if t.map != NULL or (t.n == MANY_DOMAINS and not ONE_BY_ONE and domains_whole(t)):
+        return True
     if t.n + 2 > t.room:
         p = realloc(t.ends, 2 * (t.room + 32) * sizeof(uint32_t))
         if p == NULL:
@@ -105,8 +156,3 @@ cdef inline uint32_t domain_of(domains_t *t, const uint8_t *path, uint32_t n) no
     id = domain_intern(t, path, n, domain_hash(t, path, n))
     t.overflow += id == DOMAIN_OVERFLOW
     return id
-
-cdef inline void domains_free(domains_t *t) noexcept nogil:
-    free(t.index)
-    free(t.ends)
-    free(t.bytes)

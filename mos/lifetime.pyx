@@ -18,7 +18,7 @@ from mos.flow.flow cimport (
     FLOW_MIDSTREAM, FLOW_RESETTING, flow_cold, flow_t)
 from mos.flow.slab cimport slab_at
 from mos.flow.table cimport (
-    table_at, table_create_hashed, table_hash, table_prefetch, table_remove, table_slot, table_victim)
+    table_at, table_create_hashed, table_expect, table_hash, table_prefetch, table_remove, table_slot, table_victim)
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport NO_TIMER, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
 from mos.leave cimport leave_again
@@ -121,6 +121,7 @@ cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
         return -1
     if victim == NULL or k.full_policy == FULL_REFUSE:
         return 0
+    table_expect(k.table, victim)
     return end_flow(k, victim, END_EVICTED)
 
 

@@ -87,6 +87,8 @@ class Model(RuleBasedStateMachine):
             else:
                 break
         assert self.table._victim(which) == (next(iter(side.values())) if side else None)
+        if side:
+            self.table._do("expect", key(next(iter(side))))     # whoever is removed next, found he is
 
     @rule(k=st.integers(0, 15), further=st.integers(0, 15), position=st.integers(0, 5))
     def alias(self, k, further, position):

@@ -25,6 +25,10 @@ cdef struct name_t:         # what an alias_t is part of
     flow_t  *flow
     uint32_t slot
 
+cdef struct known_hash_t:
+    uint32_t slot           # NIL: of no flow
+    uint64_t hash
+
 cdef struct table_t:
     entry_t *index          # linear probing; deletion shifts back, so there are no tombstones
     uint32_t mask           # entries - 1
@@ -42,6 +46,7 @@ cdef struct table_t:
     uint32_t max_flows
     uint64_t created        # flows ever; the last one's id, until its stack gives it another
     uint64_t names_refused  # a name beyond ALIAS_MAX
+    known_hash_t expected[2]    # by slot % 2: flows that are likely to be removed next
     bint     full           # why table_create gave NULL: 1 max_flows reached, 0 out of memory
 
 cdef class FlowTable:
@@ -182,3 +187,18 @@ cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
         else:
             return f
     return NULL
+
+cdef inline void table_expect(table_t *t, const flow_t *victim) noexcept nogil:
+    """`victim` is evicted now, who stands behind it most likely next: call for what that will touch."""
+    cdef uint32_t slot = flow_cold(victim).lru_next
+    cdef known_hash_t *known = &t.expected[slot & 1]
+    cdef flow_t *f
+    if slot == NIL or t.flows.exact:
+        return
+    f = table_at(t, slot)
+    known.slot, known.hash = slot, table_hash(t, &f.key)
+    table_prefetch(t, known.hash)
+    slot = flow_cold(f).lru_next
+    if slot != NIL:
+        prefetch_lines(<const char *>table_at(t, slot), FLOW_BYTES)
+        prefetch(flow_cold(table_at(t, slot)))

@@ -31,14 +31,15 @@ FLOW_LIMIT = 1 << 26        # 20 GB; keeps slots of aliases below 2**31 and leav
 cdef int index_resize(table_t *t, uint32_t entries) noexcept nogil:
     """Move all entries to an index of `entries`, a power of two. Needs no flow: the tag says where an entry goes."""
     cdef size_t size = <size_t>entries * sizeof(entry_t)
+    cdef bint huge = size >= HUGE // 2          # half of a huge page is left over once: it is found in without a page table
     cdef void *p = NULL
     cdef entry_t *new
     cdef entry_t *old = t.index
     cdef uint32_t mask = entries - 1, i, at
-    if posix_memalign(&p, HUGE if size >= HUGE else 64, size):
+    if posix_memalign(&p, HUGE if huge else 64, max(size, <size_t>HUGE) if huge else size):
         return -1
-    if size >= HUGE:
-        madvise(p, size, MADV_HUGEPAGE)
+    if huge:
+        madvise(p, max(size, <size_t>HUGE), MADV_HUGEPAGE)
     new = <entry_t *>p
     memset(new, 0xff, <size_t>entries * sizeof(entry_t))
     if old != NULL:
@@ -161,13 +162,16 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
     cdef name_t *name = <name_t *>flow_names(f)
     cdef name_t *after
     cdef uint32_t slot = table_slot(t, f)
+    cdef known_hash_t *known = &t.expected[slot & 1]
     while name != NULL:
         after = <name_t *>name.alias.next
         name_unindex(t, name)
         slab_give(&t.names, name.slot)
         t.n_aliases -= 1
         name = after
-    index_erase(t, table_hash(t, &f.key), slot)
+    index_erase(t, known.hash if known.slot == slot else table_hash(t, &f.key), slot)
+    if known.slot == slot:
+        known.slot = NIL
     lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
     free(f.more)
     f.more = NULL
@@ -291,7 +295,7 @@ cdef class FlowTable:
         t.k1 = int.from_bytes(hash_key[8:], "little")
         t.hash_mask = (1 << _hash_bits) - 1
         t.max_flows = max_flows
-        t.oldest[0] = t.oldest[1] = t.youngest[0] = t.youngest[1] = NIL
+        t.oldest[0] = t.oldest[1] = t.youngest[0] = t.youngest[1] = t.expected[0].slot = t.expected[1].slot = NIL
         if (slab_init(&t.flows, FLOW_BYTES, max_flows, FLOW_GROUP // FLOW_BYTES, FLOW_HEAD // FLOW_BYTES, exact) < 0
                 or slab_init(&t.names, sizeof(name_t), ALIAS_MAX * max_flows, 1, 0, exact) < 0
                 or index_resize(t, FIRST_INDEX) < 0 or table_reserve(t, min(max(reserve, 1), max_flows)) < 0):
@@ -382,6 +386,8 @@ cdef class FlowTable:
             table_touch(f)
         elif op == "promote":
             table_promote(f)
+        elif op == "expect":
+            table_expect(self.c, f)
         else:
             assert op == "remove", op
             table_remove(self.c, f)

@@ -196,3 +196,14 @@ def test_range_search(ports, port):
     f = Filter("", "Event", [PORT23._replace(op=vm.RANGES, a=0, b=len(ports))], pool)
     for asked in (port, max(ports), min(ports), (max(ports) + 1) % 65536):
         assert run_on(f, flow=dict(FLOW, server_port=asked)) == (asked in ports)
+
+
+@settings(max_examples=300, deadline=None)
+@given(first=WORD, more=WORD, invert=st.booleans(), swap=st.booleans(), length=st.integers(0, 12) | st.sampled_from([2**63, 2**64 - 1]))
+def test_a_number_of_the_event_asked_first(first, more, invert, swap, length):
+    """What a filter begins with is asked before it is run: both must say the same."""
+    more %= 2**64
+    src, kind, at = FIELD_SOURCES["event.length"][:3]
+    f = Filter("", "Event", [BLANK._replace(op=vm.RANGE, src=src, type=kind, offset=at, a=first, b=more, invert=int(invert),
+                                            jt=1 + (not swap), jf=1 + swap)])
+    assert run_on(f, length=length) == (((length - first) % 2**64 <= more) ^ invert ^ swap)

@@ -72,11 +72,13 @@ cdef enum:              # gate_t.end
     GATE_NONE = 0
     GATE_CLIENT = 1
     GATE_SERVER = 2
+    GATE_EVENT = 3      # no port: a 64-bit number of the event
 
-cdef struct gate_t:     # what a filter begins with if that is a port of the flow: it rejects unless the port is in a range
+cdef struct gate_t:     # what a filter begins with, if that is one of these: it rejects unless the number is in a range
     uint8_t  end        # whose port, GATE_*
-    uint16_t first
-    uint16_t more       # ports in the range after the first
+    uint16_t at         # where the event has its number
+    uint64_t first
+    uint64_t more       # numbers in the range after the first
 
 cdef struct program_t:
     uint32_t n
@@ -88,9 +90,11 @@ cdef struct program_t:
 cdef inline bint gate_refuses(const gate_t *g, const event_t *e) noexcept nogil:
     """What most filters begin with and most events fail, asked without running the program. False: it must be run."""
     cdef const flow_t *fl = e.flow
+    if g.end == GATE_EVENT:
+        return (<const uint64_t *>(<const char *>e + g.at))[0] - g.first > g.more
     if not g.end or fl == NULL or fl.more != NULL or (fl.key.proto != IPPROTO_TCP and fl.key.proto != IPPROTO_UDP):
         return False
-    return <uint16_t>((fl.key.hi_port if fl.client_hi ^ (g.end == GATE_SERVER) else fl.key.lo_port) - g.first) > g.more
+    return <uint16_t>((fl.key.hi_port if fl.client_hi ^ (g.end == GATE_SERVER) else fl.key.lo_port) - <uint16_t>g.first) > g.more
 
 cdef bint filter_run(const program_t *f, const event_t *ev) noexcept nogil
 

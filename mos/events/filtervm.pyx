@@ -361,6 +361,12 @@ cdef class Filter:
                 and 0 <= min(first.a, first.b) and max(first.a, first.b) < 2**16 and first.src in (SRC_CLIENT, SRC_SERVER):
             self.own.gate.end = GATE_SERVER if first.src == SRC_SERVER else GATE_CLIENT
             self.own.gate.first, self.own.gate.more = first.a, first.b
+        elif first.op == OP_RANGE and first.type == T_I64 and first.src == SRC_EVENT and self.own.n in (first.jt, first.jf) \
+                and 0 <= first.b < (1 << 64) - 1:
+            self.own.gate.end, self.own.gate.at = GATE_EVENT, first.offset
+            self.own.gate.first, self.own.gate.more = first.a & (1 << 64) - 1, first.b
+            if first.invert ^ (first.jt == self.own.n):     # what is in the range is rejected
+                self.own.gate.first, self.own.gate.more = first.a + first.b + 1 & (1 << 64) - 1, (1 << 64) - 2 - first.b
         return 0
 
     def __dealloc__(self):

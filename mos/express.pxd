@@ -97,25 +97,21 @@ cdef inline void fetch_behind(Core k, const pkt_t *batch, int i, int n) noexcept
         if k.bus.nsets > FEW_SETS:
             prefetch(&k.bus.sets[f.set_id])
     if k.budget.used > MUCH_QUEUED:
-        fetch_queue(k, batch, i, n)
+        fetch_queue(k, batch, i, n, SOON // 2)
+        fetch_queue(k, batch, i, n, SOON // 4)
+        fetch_queue(k, batch, i, n, SOON // 8)
 
-cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
-    """And for what is queued where it belongs, line by line as they lead to each other."""
-    cdef int ahead = SOON // 2
-    cdef const flow_t *f
-    cdef const reasm_t *r
-    cdef const pkt_t *p
-    while ahead:
-        f = flow_soon(k, batch, i + ahead, n)
-        p = &batch[i + ahead]
-        r = <const reasm_t *>reasm_of(f, flow_side(f, p.from_hi)) if f != NULL else NULL
-        if r != NULL and ahead == SOON // 2:
-            prefetch_lines(<const char *>r, REASM_HOT)
-            prefetch_lines(<const char *>known_trouble(f), sizeof(trouble_t))
-        elif r != NULL:
-            index_fetch(&r.index, f.end[flow_side(f, p.from_hi)].offset + seq_diff(p.seq, f.end[flow_side(f, p.from_hi)].nxt),
-                        ahead == 1)
-        ahead //= 2
+cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead) noexcept nogil:
+    """And, in three steps as they lead to each other, for what is queued where the packet so far `ahead` belongs."""
+    cdef const flow_t *f = flow_soon(k, batch, i + ahead, n)
+    cdef const pkt_t *p = &batch[i + ahead]
+    cdef int s = flow_side(f, p.from_hi) if f != NULL else CLIENT
+    cdef const reasm_t *r = <const reasm_t *>reasm_of(f, s) if f != NULL else NULL
+    if r != NULL and ahead == SOON // 2:
+        prefetch_lines(<const char *>r, REASM_HOT)
+        prefetch_lines(<const char *>known_trouble(f), sizeof(trouble_t))
+    elif r != NULL:
+        index_fetch(&r.index, f.end[s].offset + seq_diff(p.seq, f.end[s].nxt), ahead == SOON // 8)
 
 cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""

@@ -3,7 +3,6 @@
 Functions over `Core`, which holds what the stages share; `mos.stack` calls `segment` for every TCP packet of a flow.
 """
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
 from mos.acked cimport acked_hear, acked_keep, acked_release
 from mos.caps cimport caps_over, caps_park, caps_tell
 from mos.core cimport ALTER_BARE, ALTER_HELD, ALTER_STREAM, RST_SILENCE_S, Core
@@ -11,7 +10,8 @@ from mos.events.dispatch cimport MOS_HOLD, WANTS_BYTES, dispatch
 from mos.events.kinds cimport (
     CAP_RETAINED, GAP_ACKED, GAP_AGE, GAP_CAP, GAP_CLOSE, KIND_OUT_OF_WINDOW, KIND_OVERLAP_CONFLICT, KIND_PACKET_IN,
     KIND_STREAM_DATA, KIND_STREAM_GAP, REFUSED_ACK)
-from mos.events.ring cimport AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_t, ring_add
+from mos.events.ring cimport (
+    AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_set, event_t, ring_add)
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
     FLOW_MIDSTREAM, end_t, flow_t, policy_of, reasm_at, reasm_of)
@@ -277,10 +277,8 @@ cdef int offer(Core k, scene_t *c, plan_t *plan, int side, int at) noexcept nogi
     cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, side)
     if not c.flow.mask >> KIND_STREAM_DATA & 1:
         return 0
-    memset(&e, 0, sizeof(e))
-    e.size, e.kind, e.at, e.side, e.segs = sizeof(event_t), KIND_STREAM_DATA, <uint8_t>at, <uint8_t>side, pkt_segs(c.pkt)
-    e.to_server = side == CLIENT
-    e.flow, e.pkt, e.now = c.flow, c.pkt, k.now
+    event_set(&e, KIND_STREAM_DATA, c.flow, c.pkt, k.now, side, side == CLIENT)
+    e.at = <uint8_t>at
     for i in range(plan.n):
         e.offset, e.length, e.data = plan.pieces[i].off, plan.pieces[i].len, plan.pieces[i].shown
         e.flags = EV_DOUBTFUL if plan.pieces[i].doubtful else 0
@@ -384,10 +382,8 @@ cdef int give_up(Core k, scene_t *c, int side, uint64_t to, int cause) noexcept 
     if trouble_of(c.flow) != NULL:
         known_trouble(c.flow).side[side].gap_bytes += to - e.offset
     if c.flow.mask >> KIND_STREAM_GAP & 1:
-        memset(&gap, 0, sizeof(gap))
-        gap.size, gap.kind, gap.side, gap.segs = sizeof(event_t), KIND_STREAM_GAP, <uint8_t>side, 1
-        gap.to_server, gap.cause = side == CLIENT, <uint8_t>cause
-        gap.flow, gap.pkt, gap.now = c.flow, c.pkt, k.now
+        event_set(&gap, KIND_STREAM_GAP, c.flow, c.pkt, k.now, side, side == CLIENT)
+        gap.segs, gap.cause = 1, <uint8_t>cause
         gap.offset, gap.length = e.offset, to - e.offset
         if tell(k, &gap) < 0:
             return -1

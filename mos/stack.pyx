@@ -18,7 +18,7 @@ from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_prefetch, ages_
 from mos.flow.flow cimport (
     CLIENT, END_REUSED, END_SHUTDOWN, END_SYN, FLOW_DROPPED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, alias_t,
     flow_cold, flow_names, flow_side)
-from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_touch
+from mos.flow.table cimport table_find_hashed, table_first, table_hash, table_known, table_touch
 from mos.io.port cimport BATCH, SEND_ON, Port
 from mos.net.bpf cimport bpf_run, bpf_t
 from mos.net.decode cimport decode
@@ -276,7 +276,9 @@ cdef class Stack(Core):
             f = quote_flow(self, p, &s)
             if f != NULL:
                 return self.quoting(p, f, s)
-        f = table_find_hashed(self.table, &p.key, p.hash, &via)
+        f = <flow_t *>p.guess if p.ahead == AHEAD_FLOW else NULL
+        if not table_known(f, &p.key):
+            f = table_find_hashed(self.table, &p.key, p.hash, &via)
         s = CLIENT if f == NULL else flow_side(f, p.from_hi) if via == NULL else CLIENT if p.from_hi == via.client_hi else SERVER
         if self.verify and p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
             return self.bad_checksum(p, f, s)

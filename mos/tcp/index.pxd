@@ -13,6 +13,7 @@ cdef enum:
     LEAF = 16               # entries of 24 bytes: seven cache lines, fetched at once, of which an insertion moves half
     FEW = 4                 # leaves that are listed in the index itself: no further line to fetch for what most queues have
     LINE = 64
+    FETCH = 24 * LINE       # of an object with what may come twice: a full segment
 
 cdef struct leaf_t:
     uint64_t n
@@ -31,23 +32,26 @@ cdef struct index_t:
     uint64_t sought_off     # index_seek's last answer, if `sought`
     uint32_t leaf
     uint32_t upto
+    uint32_t hint           # where leaf_for had to search last
     uint8_t  sought
     pool_t  *pool           # where leaves come from, NULL: malloc
 
 cdef inline uint32_t leaf_for(const index_t *x, uint64_t off) noexcept nogil:
-    """The leaf where `off` is or belongs; there is at least one. Most segments belong at one end."""
-    cdef uint32_t lo = 0, hi = x.n, mid
+    """The leaf where `off` is or belongs; there is at least one. Most segments belong at one end, or where one was sought last."""
+    cdef uint32_t hi = x.n, half
+    cdef const uint64_t *lo = x.first
     if x.first[hi - 1] <= off:
         return hi - 1
     if hi > 1 and off < x.first[1]:
         return 0
-    while hi - lo > 1:
-        mid = (lo + hi) >> 1
-        if x.first[mid] <= off:
-            lo = mid
-        else:
-            hi = mid
-    return lo
+    if x.hint < hi - 1 and x.first[x.hint] <= off < x.first[x.hint + 1]:
+        return x.hint
+    while hi > 1:
+        half = hi >> 1
+        lo += half if lo[half] <= off else 0
+        hi -= half
+    (<index_t *>x).hint = <uint32_t>(lo - x.first)
+    return x.hint
 
 cdef inline uint32_t upto(const leaf_t *leaf, uint64_t off) noexcept nogil:
     """How many entries of the leaf lie at or below `off`. All are looked at: halving would guess two branches wrong."""
@@ -70,8 +74,6 @@ cdef inline leaf_t *index_seek(const index_t *index, uint64_t off, uint32_t *i, 
     if not x.sought or x.sought_off != off:
         x.sought, x.sought_off = 1, off
         x.leaf = leaf_for(x, off)
-        if x.leaf and x.leaf < x.n - 1:
-            leaf_fetch(x.leaves[x.leaf])
         x.upto = upto(x.leaves[x.leaf], off)
     i[0], k[0] = x.leaf, x.upto
     return x.leaves[x.leaf]
@@ -102,15 +104,28 @@ cdef inline void *index_first(const index_t *x, uint64_t off, uint64_t end) noex
         prefetch(leaf.at[k])
     return NULL
 
-cdef inline void index_fetch(const index_t *x, uint64_t off, bint object) noexcept nogil:
-    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object and its first bytes."""
-    cdef leaf_t *leaf = x.leaves[leaf_for(x, off)] if x.n else NULL
-    cdef uint32_t k
-    if leaf != NULL and object:
-        k = upto(leaf, off)
-        prefetch_lines(<const char *>leaf.at[k - 1 if k else 0], 8 * LINE)
-    elif leaf != NULL:
-        leaf_fetch(leaf)
+cdef inline void index_fetch(const index_t *index, uint64_t off, bint object) noexcept nogil:
+    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object and what it holds there."""
+    cdef index_t *x = <index_t *>index
+    cdef leaf_t *leaf
+    cdef uint32_t i = 0, k = 0
+    if x.n == 0:
+        return
+    if object:
+        leaf = index_seek(x, off, &i, &k)
+        prefetch_lines(<const char *>leaf.at[k - 1 if k else 0],
+                       min(leaf.end[k - 1] - leaf.off[k - 1] + LINE, <uint64_t>FETCH) if k and leaf.end[k - 1] > off else LINE)
+    else:
+        leaf_fetch(x.leaves[leaf_for(x, off)])
+
+cdef inline void index_fetch_least(const index_t *x) noexcept nogil:
+    """The first two objects will be asked for."""
+    cdef const leaf_t *leaf = x.leaves[0]
+    prefetch(leaf.at[0])
+    if leaf.n > 1:
+        prefetch(leaf.at[1])
+    elif x.n > 1:
+        prefetch(x.leaves[1].at[0])
 
 cdef inline int index_grow(index_t *x) noexcept nogil:
     """Room for twice as many leaves. -1: out of memory, nothing has changed."""
@@ -190,6 +205,7 @@ cdef inline void index_remove(index_t *x, uint64_t off) noexcept nogil:
     pool_give(x.pool, leaf)
     x.n -= 1
     x.bytes -= pool_cost(sizeof(leaf_t))
+    x.hint -= i < x.hint
     memmove(x.leaves + i, x.leaves + i + 1, (x.n - i) * sizeof(leaf_t *))
     memmove(x.first + i, x.first + i + 1, (x.n - i) * sizeof(uint64_t))
 
@@ -201,5 +217,5 @@ cdef inline void index_free(index_t *x) noexcept nogil:
     if x.leaves != x.few:
         free(x.leaves)
     x.leaves, x.first = NULL, NULL
-    x.n = x.room = x.sought = 0
+    x.n = x.room = x.sought = x.hint = 0
     x.bytes = 0

@@ -2,7 +2,7 @@
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from mos.net.packet cimport prefetch
-from mos.tcp.index cimport index_free
+from mos.tcp.index cimport index_fetch_least, index_free
 from mos.tcp.overlap cimport compare_kept, note_conflict, relation
 from mos.tcp.pool cimport pool_cost, pool_give, pool_objects
 from mos.tcp.queue cimport (
@@ -186,8 +186,10 @@ cdef void drop_below(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
     while r.head != NULL and seg_end(r.head) <= to:
         queue_leave(r, b, r.head)
         queue_unlink(r, b, NULL, r.head)
-    if r.head != NULL:
-        prefetch(r.head)        # asked for the length of the next hole
+    if r.index.n:
+        index_fetch_least(&r.index)     # asked for the length of the next hole, and whether there is one behind it
+    elif r.head != NULL:
+        prefetch(r.head)
     if r.doubt != NULL and to > r.doubt_ends:
         forget_doubts(r, b, to)
 

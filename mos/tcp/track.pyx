@@ -32,9 +32,10 @@ cdef inline int letters(uint64_t word) noexcept nogil:
 cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
     """Write a letter of Zeek's connection history once per side; the client's in capitals."""
     cdef uint64_t code = 1 + 2 * letter + side
-    cdef int n = letters(f.hist)
+    cdef int n
     if f.end[side].hist >> letter & 1:
         return
+    n = letters(f.hist)
     f.end[side].hist |= 1 << letter
     if n < HIST_LEN:
         f.hist |= code << 5 * n

@@ -7,7 +7,7 @@ left out are the questions whose answers are known beforehand.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
-from mos.events.kinds cimport KIND_PACKET_IN
+from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
 from mos.flow.hashes cimport hash_ahead
@@ -111,7 +111,10 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead
         prefetch_lines(<const char *>r, REASM_HOT)
         prefetch_lines(<const char *>known_trouble(f), sizeof(trouble_t))
     elif r != NULL:
-        index_fetch(&r.index, f.end[s].offset + seq_diff(p.seq, f.end[s].nxt), ahead == SOON // 8)
+        index_fetch(&r.index, f.end[s].offset + seq_diff(p.seq, f.end[s].nxt), ahead == SOON // 8,
+                    f.mask >> KIND_OVERLAP_CONFLICT & 1)
+        if r.head != NULL:          # given up, or set free
+            prefetch(r.head if ahead == SOON // 4 else r.head.next)
 
 cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""

@@ -236,6 +236,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
     k.plan.lent = lent(k, p)
+    k.plan.compare = f.mask >> KIND_OVERLAP_CONFLICT & 1
     reasm_probe(<reasm_t *>reasm_of(f, c.s), &k.plan, &k.limits, &k.budget, S.offset, <uint64_t>off, data, n, policy_of(f, c.s))
     if k.plan.over and make_room(k, c, <uint64_t>off, data, n) < 0:
         return -1

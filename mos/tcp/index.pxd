@@ -13,7 +13,7 @@ cdef enum:
     LEAF = 16               # entries of 24 bytes: seven cache lines, fetched at once, of which an insertion moves half
     FEW = 4                 # leaves that are listed in the index itself: no further line to fetch for what most queues have
     LINE = 64
-    FETCH = 24 * LINE       # of an object with what may come twice: a full segment
+    FETCH = 8 * LINE        # of an object that may come twice: the rest is read in a row
 
 cdef struct leaf_t:
     uint64_t n
@@ -104,8 +104,8 @@ cdef inline void *index_first(const index_t *x, uint64_t off, uint64_t end) noex
         prefetch(leaf.at[k])
     return NULL
 
-cdef inline void index_fetch(const index_t *index, uint64_t off, bint object) noexcept nogil:
-    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object and what it holds there."""
+cdef inline void index_fetch(const index_t *index, uint64_t off, bint object, bint whole) noexcept nogil:
+    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object; `whole`: what it holds, too."""
     cdef index_t *x = <index_t *>index
     cdef leaf_t *leaf
     cdef uint32_t i = 0, k = 0
@@ -113,8 +113,7 @@ cdef inline void index_fetch(const index_t *index, uint64_t off, bint object) no
         return
     if object:
         leaf = index_seek(x, off, &i, &k)
-        prefetch_lines(<const char *>leaf.at[k - 1 if k else 0],
-                       min(leaf.end[k - 1] - leaf.off[k - 1] + LINE, <uint64_t>FETCH) if k and leaf.end[k - 1] > off else LINE)
+        prefetch_lines(<const char *>leaf.at[k - 1 if k else 0], FETCH if whole and k and leaf.end[k - 1] > off else LINE)
     else:
         leaf_fetch(x.leaves[leaf_for(x, off)])
 

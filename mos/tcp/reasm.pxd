@@ -43,6 +43,7 @@ cdef struct plan_t:
     uint8_t  over           # OVER_*: it would not fit, commit refuses it
     uint8_t  doubtful
     uint8_t  lent           # `data` stays where it is: what is queued of it is no copy
+    uint8_t  compare        # 1: tell where bytes differ from what was there; set before the probe
     uint32_t n
     uint32_t cap
     piece_t *pieces

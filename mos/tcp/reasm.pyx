@@ -29,7 +29,7 @@ cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogi
 
 
 cdef void plan_init(plan_t *p) noexcept nogil:
-    p.n = p.cap = p.lent = 0
+    p.n = p.cap = p.lent = p.compare = 0
     p.pieces = NULL
 
 
@@ -99,7 +99,7 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
     if off < next:
         cut = <uint32_t>min(<uint64_t>len, next - off)
         p.dup = cut
-        if r != NULL:
+        if r != NULL and p.compare:
             compare_kept(&r.kept, &p.conflicts, off, data, cut)
         off, data, len = off + cut, data + cut, len - cut
     p.off, p.len, p.data = off, len, data
@@ -115,7 +115,8 @@ cdef void reasm_probe(const reasm_t *r, plan_t *p, const limits_t *lim, const bu
             held += <uint32_t>(hi - lo)
             runs += lo > at
             at = hi
-            note_conflict(&p.conflicts, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
+            if p.compare:
+                note_conflict(&p.conflicts, lo, seg_data(s) + (lo - s.off), data + (lo - off), hi - lo)
         s = s.next if at < off + len else NULL
     runs += at < off + len
     p.dup += held
@@ -428,6 +429,7 @@ cdef class Reassembler:
 
     def __cinit__(self, policy="first", limit=1 << 20, segments=4096, keep=0, budget=1 << 30, pool=True):
         plan_init(&self.p)
+        self.p.compare = 1
         self.lim.bytes, self.lim.segs, self.lim.keep = limit, segments, keep
         self.lim.doubt_bytes, self.lim.doubts = 65536, 64
         self.policy = policies.index(policy)

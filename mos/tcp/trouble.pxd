@@ -10,7 +10,7 @@ cdef enum:                  # side_trouble_t.claims: an ACK of what was never se
 
 cdef struct side_trouble_t:     # about what this end sent
     uint64_t rexmit_bytes       # bytes below SND.NXT when they were sent
-    uint64_t conflict_bytes     # bytes that differed from the copy retained
+    uint64_t conflict_bytes     # bytes that differed from the copy retained, while OverlapConflict had a handler
     uint64_t gap_bytes          # bytes given up
     uint32_t rexmit_packets
     uint32_t out_of_order

@@ -1,9 +1,12 @@
 """What a user can type, catch or subscribe to has its line in the documentation, whose links and paths lead somewhere."""
 import re
+import sys
+import types
 
 import pytest
 from source_tree import ROOT
 
+import mos
 import mos.errors
 import mos.events
 from mos.cli.main import COMMANDS, main
@@ -32,6 +35,23 @@ def test_events_are_in_the_first_page_and_in_the_reference():
     assert len(names) > 15
     for page in (ROOT / "README.md", ROOT / "docs" / "events.md"):
         assert not {n for n in names if n not in page.read_text()}, page
+
+
+def test_what_can_be_imported():
+    blocks = re.findall(r"^```\w*\n.*?^```", ALL, re.M | re.S)
+    spans = re.findall(r"`[^`\n]+`", re.sub(r"^```\w*\n.*?^```", "", ALL, flags=re.M | re.S))
+    assert not {n for n in mos.__all__ if not re.search(rf"(?<!\w){n}(?!\w)", "\n".join(blocks + spans))}
+
+
+def test_examples_run(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "writing.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    module = types.ModuleType("examples")
+    monkeypatch.setitem(sys.modules, "examples", module)
+    for block in blocks:
+        exec(compile("\n" * page[:page.index(block)].count("\n") + block, "docs/writing.md", "exec"), vars(module))
+    assert len(blocks) == 7 and "2\n" in capsys.readouterr().out
 
 
 def anchors(page):

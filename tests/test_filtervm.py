@@ -199,7 +199,8 @@ def test_range_search(ports, port):
 
 
 @settings(max_examples=300, deadline=None)
-@given(first=WORD, more=WORD, invert=st.booleans(), swap=st.booleans(), length=st.integers(0, 12) | st.sampled_from([2**63, 2**64 - 1]))
+@given(first=WORD, more=WORD, invert=st.booleans(), swap=st.booleans(),
+       length=st.integers(0, 12) | st.sampled_from([2**63, 2**64 - 1]))
 def test_a_number_of_the_event_asked_first(first, more, invert, swap, length):
     """What a filter begins with is asked before it is run: both must say the same."""
     more %= 2**64

@@ -128,10 +128,12 @@ def test_put_back_by_who_is_left_if_the_run_is_killed(bed, words):
 
 def burst(wrap):
     """Neighbouring segments, each in a packet of `wrap`."""
-    return [packets.ether(wrap(packets.ip4(packets.tcp(bytes(1000), seq=1 + 1000 * i), ident=i, frag=0x4000), i)) for i in range(60)]
+    inner = [packets.ip4(packets.tcp(bytes(1000), seq=1 + 1000 * i), ident=i, frag=0x4000) for i in range(60)]
+    return [packets.ether(wrap(ip, i)) for i, ip in enumerate(inner)]
 
 
-IN_IP = {"alone": lambda ip, i: ip, "ip4": lambda ip, i: packets.ip4(ip, 4, ident=i, frag=0x4000), "ip6": lambda ip, i: packets.ip6(ip, 4)}
+IN_IP = {"alone": lambda ip, i: ip, "ip4": lambda ip, i: packets.ip4(ip, 4, ident=i, frag=0x4000),
+         "ip6": lambda ip, i: packets.ip6(ip, 4)}
 
 
 @pytest.mark.parametrize("workers, words", [(1, []), (2, []), (1, ["--keep-privileges"])])

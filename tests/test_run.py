@@ -7,9 +7,9 @@ from boxes import box, drive, flows, question, web
 from packets import ip4
 
 import mos
-from mos import NF, CaptureError, Chain, Count, Engine, HandlerError, UsageError, on
+from mos import NF, CaptureError, Chain, Count, Engine, FlowVar, HandlerError, StaleFlow, UsageError, on
 from mos.events import FlowEnd, FlowStart, PacketIn, StreamData
-from mos.testing import tcp
+from mos.testing import merge, tcp, udp
 
 
 def test_a_live_flow_is_found_by_its_ends():
@@ -132,6 +132,24 @@ def test_events_of_a_capture_are_walked_as_copies(tmp_path):
     assert events[1].data == b"ask" and events[1].packet.number == 4 and events[3].reason == "fin"
     assert [e.to_server for e in mos.open(path).events(StreamData, where="not to_server")] == [False]
     assert len(list(mos.open(path).events())) > 20
+
+
+def test_a_walk_tells_totals_of_flows_that_have_ended(tmp_path):
+    talk, var = tcp("10.0.0.1:1", "10.0.0.2:80").send(b"ask").reply(b"answer").close(), FlowVar(int)
+    path = merge(talk, udp("10.0.0.3:5", "10.0.0.4:53").send(b"who")).pcap(tmp_path / "two.pcap")
+    began = {ev.flow: ev.time for ev in mos.open(path).events(FlowStart)}
+    ended = sorted(mos.open(path).events(FlowEnd), key=lambda ev: ev.flow.id)
+    assert [(ev.flow.proto, ev.flow.client_bytes, ev.flow.server_side.payload_bytes, ev.flow.end_reason) for ev in ended] == [
+        ("tcp", 3, 6, "fin"), ("udp", 3, 0, "shutdown")]
+    assert ended[0].flow.history == "ShADadFf" and ended[0].flow.client_side.state == "TIME_WAIT"
+    assert [ev.flow.first_ns for ev in ended] == list(began.values()) and all(ev.flow.ended for ev in ended)
+    both = {}           # a copy is the same key as the flow
+    for ev in mos.open(path).events(FlowStart, FlowEnd):
+        both.setdefault(ev.flow, []).append(ev.name)
+    assert list(both.values()) == [["FlowStart", "FlowEnd"]] * 2
+    for ask in (lambda flow: flow.timer(1), lambda flow: var[flow], lambda flow: flow.attach(len)):
+        with pytest.raises(StaleFlow):
+            ask(ended[0].flow)
 
 
 def test_leaving_the_walk_closes_the_file(tmp_path):

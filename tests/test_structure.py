@@ -12,7 +12,8 @@ ORDER = ("errors", "privileges", "net", "flow", "event data", "tcp", "events", "
          "share", "quote", "caps", "notices", "safe", "patience", "early", "pickup", "acked", "segment", "behind", "straight",
          "lifetime", "express", "stack", "observe", "run", "box", "workers", "notify", "supervise", "doctor", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
-MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"}, "mos": {*ORDER[:-1], "io"}}
+MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"},
+               "mos": {*ORDER[:-1], "io"}}
 MAY_IMPORT["cli"] |= {"mos"}
 for user in ("core", "lend", "leave", "park", "safe", "express", "stack", "run", "box", "workers", "supervise", "doctor", "cli"):
     MAY_IMPORT[user].add("io")

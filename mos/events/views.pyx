@@ -9,7 +9,7 @@ from libc.string cimport memcmp
 from mos.events.kinds cimport *
 from mos.events.ring cimport EV_DOUBTFUL, EV_KEPT, EV_MIDSTREAM, EV_REDELIVERED, event_t
 from mos.flow.flow cimport alias_t, flow_name_at, flow_names, flow_t
-from mos.flow.view cimport flow_view, flow_view_let_go, flow_viewed, ip_text
+from mos.flow.view cimport flow_keep, flow_view, flow_view_let_go, flow_viewed, ip_text
 from mos.net.packet cimport (IPPROTO_ICMP, IPPROTO_ICMPV6, PKT_FLOW, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG,
                              key_t, pkt_is_tcp, pkt_segs, pkt_t)
 from mos.net.transport cimport icmp_has_id
@@ -492,6 +492,8 @@ cdef Packet packet_view(const event_t *e):
 cdef Event event_copy(Event v):
     cdef Event c = view_new(v.e.kind)
     names, flow, packet = event_names(v, "keep"), v.flow, v.packet
+    if v.e.kind == KIND_FLOW_END:
+        flow = flow_keep(flow)      # nobody can ask it later
     if HAS_BYTES >> v.e.kind & 1:
         c._data = copy_of(v.e.data, v.e.length)
         c._old = copy_of(v.e.old_data, v.e.length)

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The Python view of a flow: at most one `Flow` object per flow, made when somebody asks and kept in `more_t.view`."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
 from cpython.object cimport PyObject
 from mos.flow.flow cimport flow_t, more_t
@@ -16,6 +16,10 @@ cdef extern from "Python.h":
 
 cdef class Flow:
     cdef flow_t *f          # NULL: the flow has ended
+    cdef flow_t *at         # what is read: `f`, or in a copy its own memory; NULL: neither
+    cdef flow_t *own
+    cdef int64_t first_ns_
+    cdef uint64_t later     # of a copy: the history's further letters
     cdef readonly uint64_t id
     cdef readonly object owner      # the engine that tracks it
     cdef key_t key
@@ -33,6 +37,7 @@ cdef class Side:
 cdef str ip_text(const uint8_t *addr, int ipver)
 cdef Flow flow_view_make(flow_t *f, object owner)
 cdef void flow_view_end(flow_t *f) noexcept
+cdef Flow flow_keep(Flow v)
 
 
 cdef inline bint flow_viewed(const flow_t *f) noexcept:

@@ -1,11 +1,11 @@
 """What `ev.flow` gives: names that stay valid for ever, counters that can be read until the flow has ended."""
-import base64
 import ipaddress
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, END_SACK_OK, END_SEEN, END_SYN, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, end_t, flow_cold, flow_more, flow_t, iss_of,
@@ -22,11 +22,6 @@ cdef extern from "arpa/inet.h" nogil:
 STATES = ("CLOSED", "LISTEN", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT",
           "CLOSING", "LAST_ACK", "TIME_WAIT")
 REASONS = ("none", "fin", "rst_client", "rst_server", "idle", "evicted", "reused", "stopped", "shutdown")
-
-# Community ID v1: the message type that answers another. The rest is one-way: its halves are never swapped.
-ICMP_PAIRS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
-ICMPV6_PAIRS = {128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 144: 145, 145: 144,
-                139: 140, 140: 139}
 
 # Of a history, by HIST_* and side.
 cdef str LETTERS = "SsHhAaDdFfRrCcGgTtWwIi"
@@ -64,8 +59,9 @@ cdef Flow flow_view_make(flow_t *f, object owner):
     cdef Flow v = Flow.__new__(Flow)
     if m == NULL:
         raise MemoryError("no memory for the view of a flow")
-    v.f = f
+    v.f = v.at = f
     v.id = flow_cold(f).id
+    v.first_ns_ = flow_cold(f).first_ns
     v.owner = owner
     v.key = f.key
     v.client_hi = f.client_hi
@@ -79,9 +75,25 @@ cdef void flow_view_end(flow_t *f) noexcept:
     if f.more == NULL or f.more.view == NULL:
         return
     cdef Flow v = <Flow>f.more.view
-    v.f = NULL
+    v.f = v.at = NULL
     f.more.view = NULL
     Py_DECREF(v)
+
+
+cdef Flow flow_keep(Flow v):
+    """A copy of `v` with its last words: what it says of itself now it says for ever. Nothing can be asked of the flow by it."""
+    cdef Flow c = Flow.__new__(Flow)
+    c.id, c.owner, c.key, c.client_hi, c._client, c._server = v.id, v.owner, v.key, v.client_hi, v._client, v._server
+    c.first_ns_, c.later = v.first_ns_, v.later
+    if v.at == NULL:
+        return c
+    c.at = c.own = <flow_t *>malloc(sizeof(flow_t))
+    if c.own == NULL:
+        raise MemoryError("no memory for the copy of a flow")
+    c.own[0] = v.at[0]
+    if v.f != NULL and v.f.more != NULL:
+        c.later = v.f.more.hist
+    return c
 
 
 cdef str letters(uint64_t word):
@@ -98,6 +110,12 @@ cdef inline int live(Flow v, str what) except -1:
     return 0
 
 
+cdef inline int seen(Flow v, str what) except -1:
+    if v.at == NULL:
+        live(v, what)
+    return 0
+
+
 cdef inline object optional(uint64_t value):
     return value if value else None
 
@@ -107,12 +125,19 @@ cdef class Flow:
     """A flow as its handlers see it.
 
     `id`, `proto`, `domain`, the addresses and ports and what is computed from them stay valid for ever, and a Flow hashes
-    by its id. Everything else is read from the tracker and raises StaleFlow once FlowEnd has been handled. Addresses are
-    those of the client's own wire side; an event's `client` and `server` are what the middlebox at its place sees.
+    by its id. Everything else is read from the tracker and raises StaleFlow once FlowEnd has been handled; a kept FlowEnd
+    (`ev.keep()`, `mos.open`, async handlers) has a copy of its own, which can be read for ever. Addresses are those of the
+    client's own wire side; an event's `client` and `server` are what the middlebox at its place sees.
     """
+
+    def __dealloc__(self):
+        free(self.own)
 
     def __hash__(self):
         return <Py_hash_t>self.id
+
+    def __eq__(self, other):
+        return self is other or (isinstance(other, Flow) and (<Flow>other).id == self.id and (<Flow>other).owner is self.owner)
 
     def __str__(self):
         if self.proto not in ("tcp", "udp"):
@@ -205,8 +230,9 @@ cdef class Flow:
 
         An ICMP echo flow is named as if its first packet had been the request.
         """
-        return community_id(self.key.proto, self.key.ipver, self.client_ip.packed, self.server_ip.packed,
-                            *community_ports(self.key, self.client_hi))
+        from mos.flow.community import community_id, ports     # hashlib loads OpenSSL, for which few have a use
+        return community_id(self.key.proto, self.client_ip.packed, self.server_ip.packed,
+                            *ports(self.key.proto, self.key.lo_port, self.key.hi_port, self.client_hi))
 
     @property
     def ended(self):
@@ -226,98 +252,98 @@ cdef class Flow:
     @property
     def client_bytes(self):
         """Payload bytes the client sent so far, retransmissions included."""
-        live(self, "client_bytes")
-        return self.f.end[CLIENT].payload
+        seen(self, "client_bytes")
+        return self.at.end[CLIENT].payload
 
     @property
     def server_bytes(self):
         """Payload bytes the server sent so far, retransmissions included."""
-        live(self, "server_bytes")
-        return self.f.end[SERVER].payload
+        seen(self, "server_bytes")
+        return self.at.end[SERVER].payload
 
     @property
     def client_packets(self):
         """Packets the client sent so far."""
-        live(self, "client_packets")
-        return self.f.end[CLIENT].packets
+        seen(self, "client_packets")
+        return self.at.end[CLIENT].packets
 
     @property
     def server_packets(self):
         """Packets the server sent so far."""
-        live(self, "server_packets")
-        return self.f.end[SERVER].packets
+        seen(self, "server_packets")
+        return self.at.end[SERVER].packets
 
     @property
     def first_ns(self):
         """Time of the first packet, ns since 1970."""
-        live(self, "first_ns")
-        return flow_cold(self.f).first_ns
+        seen(self, "first_ns")
+        return self.first_ns_
 
     @property
     def last_ns(self):
         """Time of the latest packet, ns since 1970."""
-        live(self, "last_ns")
-        return self.f.last_ns
+        seen(self, "last_ns")
+        return self.at.last_ns
 
     @property
     def rtt(self):
         """SYN to SYN-ACK to ACK in seconds, None if the handshake was not seen."""
-        live(self, "rtt")
-        return self.f.rtt_us / 1e6 if self.f.rtt_us and self.f.flags & FLOW_ESTABLISHED else None
+        seen(self, "rtt")
+        return self.at.rtt_us / 1e6 if self.at.rtt_us and self.at.flags & FLOW_ESTABLISHED else None
 
     @property
     def history(self):
         """What was seen of the flow, one letter each, upper case from the client (as Zeek's conn.log)."""
-        live(self, "history")
-        return letters(self.f.hist) + letters(self.f.more.hist if self.f.more != NULL else 0)
+        seen(self, "history")
+        return letters(self.at.hist) + letters(self.at.more.hist if self.f != NULL and self.at.more != NULL else self.later)
 
     @property
     def established(self):
         """True once the handshake was seen to complete."""
-        live(self, "established")
-        return (self.f.flags & FLOW_ESTABLISHED) != 0
+        seen(self, "established")
+        return (self.at.flags & FLOW_ESTABLISHED) != 0
 
     @property
     def midstream(self):
         """True if the flow was picked up without its SYN."""
-        live(self, "midstream")
-        return (self.f.flags & FLOW_MIDSTREAM) != 0
+        seen(self, "midstream")
+        return (self.at.flags & FLOW_MIDSTREAM) != 0
 
     @property
     def closed(self):
         """True once both FINs or a RST ended it."""
-        live(self, "closed")
-        return (self.f.flags & FLOW_CLOSED) != 0
+        seen(self, "closed")
+        return (self.at.flags & FLOW_CLOSED) != 0
 
     @property
     def dropped(self):
         """True if a handler answered DROP_FLOW."""
-        live(self, "dropped")
-        return (self.f.flags & FLOW_DROPPED) != 0
+        seen(self, "dropped")
+        return (self.at.flags & FLOW_DROPPED) != 0
 
     @property
     def resetting(self):
         """True if a handler answered RESET."""
-        live(self, "resetting")
-        return (self.f.flags & (FLOW_RESETTING | FLOW_RESET_DUE)) != 0
+        seen(self, "resetting")
+        return (self.at.flags & (FLOW_RESETTING | FLOW_RESET_DUE)) != 0
 
     @property
     def bypassed(self):
         """True if no middlebox wants it any more."""
-        live(self, "bypassed")
-        return (self.f.flags & FLOW_BYPASSED) != 0
+        seen(self, "bypassed")
+        return (self.at.flags & FLOW_BYPASSED) != 0
 
     @property
     def end_reason(self):
         """Why it ended, one of FlowEnd's reasons; "none" as long as it has not."""
-        live(self, "end_reason")
-        return _reasons[self.f.end_reason] if self.f.end_reason < len(_reasons) else str(self.f.end_reason)
+        seen(self, "end_reason")
+        return _reasons[self.at.end_reason] if self.at.end_reason < len(_reasons) else str(self.at.end_reason)
 
     @property
     def overlap_policy(self):
         """Name of the policy that decides between overlapping bytes sent to the server."""
-        live(self, "overlap_policy")
-        return self.owner.flow_policy(self.f.policy)
+        seen(self, "overlap_policy")
+        return self.owner.flow_policy(self.at.policy)
 
     def set_overlap_policy(self, name):
         """Another overlap policy for this flow; in FlowStart, before its first byte. Raises UsageError later."""
@@ -360,8 +386,8 @@ cdef Side side_of(Flow flow, int index):
 
 
 cdef const end_t *end_of(Side v, str what) except NULL:
-    live(v.flow, what)
-    return &v.flow.f.end[v.index]
+    seen(v.flow, what)
+    return &v.flow.at.end[v.index]
 
 
 @cython.freelist(8)
@@ -454,32 +480,3 @@ cdef class Side:
     def fin(self):
         """True if it has sent a FIN."""
         return (end_of(self, "fin").flags & END_FIN_SENT) != 0
-
-
-cdef tuple community_ports(key_t key, bint client_hi):
-    """The numbers that Community ID takes for ports, and whether the flow is one-way.
-
-    The key of an ICMP flow does not say echo: equal halves are an identifier, unequal ones type and code. IPv4's type 3
-    code 3 (port unreachable) is the one pair common enough to be taken for what it says.
-    """
-    if key.proto not in (IPPROTO_ICMP, IPPROTO_ICMPV6):
-        return (key.hi_port, key.lo_port, False) if client_hi else (key.lo_port, key.hi_port, False)
-    pairs = ICMP_PAIRS if key.proto == IPPROTO_ICMP else ICMPV6_PAIRS
-    if key.lo_port == key.hi_port and not (key.proto == IPPROTO_ICMP and key.lo_port == 3):
-        request = 8 if key.proto == IPPROTO_ICMP else 128
-        return request, pairs[request], False
-    if key.lo_port in pairs:
-        return key.lo_port, pairs[key.lo_port], False
-    return key.lo_port, key.hi_port, True
-
-
-def community_id(int proto, int ip_version, bytes src, bytes dst, int src_port, int dst_port, bint one_way=False,
-                 int seed=0):
-    """Community ID v1 of packed addresses and ports: `1:` and the base64 of a SHA-1 (github.com/corelight/community-id-spec)."""
-    import hashlib      # 5 ms that `import mos` need not pay
-    if not one_way and (dst, dst_port) < (src, src_port):
-        src, dst, src_port, dst_port = dst, src, dst_port, src_port
-    text = (seed.to_bytes(2, "big") + src + dst + bytes((proto, 0)) + src_port.to_bytes(2, "big")
-            + dst_port.to_bytes(2, "big"))
-    import hashlib          # loads OpenSSL, for which few have a use
-    return "1:" + base64.b64encode(hashlib.sha1(text).digest()).decode("ascii")

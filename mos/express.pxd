@@ -13,7 +13,7 @@ from mos.flow.flow cimport (
 from mos.flow.hashes cimport hash_ahead
 from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
-from mos.io.aside cimport aside_t
+from mos.io.aside cimport aside_before, aside_t
 from mos.io.port cimport SEND_ON
 from mos.leave cimport leave
 from mos.lifetime cimport LEAP_S, note_close, pass_time
@@ -124,19 +124,33 @@ cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
         batch[i + NEAR].guess = table_guess(k.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
     fetch_behind(k, batch, i, n)
 
-cdef inline int pass_by(Core k, aside_t *a, int i) noexcept nogil:
-    """What other workers take just before the batch's packet `i`: time goes by. -1: a handler raised, and the run is to stop."""
-    cdef uint32_t end = a.passed + a.before[i]
-    while a.passed < end:
+cdef inline int pass_by(Core k, const aside_t *a, int i, int others) noexcept nogil:
+    """Time goes by with the last `others` that come before the batch's packet `i`. -1: a handler raised, and the run is to stop."""
+    cdef int j
+    for j in range(a.upto[i + 1] - others if others else 0, a.upto[i + 1] if others else 0):
         k.n.packets_in += 1
         k.n.elsewhere += 1
-        if pass_time(k, a.ts[a.passed]) < 0:
+        if pass_time(k, a.ts[j]) < 0:
             return -1
-        a.passed += 1
     return 0
 
-cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
-    """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled."""
+cdef inline int go_by(Core k, const aside_t *a, int i, int64_t ts) noexcept nogil:
+    """How many packets that other workers take go by with the batch's packet `i`, of time `ts`: those just before it. None, as they
+    have gone by already, if one is later than that. -1 as pass_by."""
+    cdef int others = aside_before(a, i) if a != NULL else 0
+    if others and a.high[i] > ts:
+        return pass_by(k, a, i, others)
+    return others
+
+cdef inline int pass_behind(Core k, const aside_t *a, int n) noexcept nogil:
+    """And with those behind all `n` packets of the batch, unless the run stops there."""
+    return 0 if a == NULL or n < 1 or k.stop else pass_by(k, a, n, aside_before(a, n))
+
+cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept nogil:
+    """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled.
+
+    `others`: so many packets just before it, none later than it, go by with it.
+    """
     cdef flow_t *f
     cdef int s, how
     if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
@@ -154,7 +168,8 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow) noexcept nogil:
         how = goes_straight(k, f, p, s)
     if how == STRAIGHT_NOT:
         return EXPRESS_NOT
-    k.n.packets_in += 1
+    k.n.packets_in += 1 + others
+    k.n.elsewhere += others
     k.n.bytes_in += p.wirelen
     k.n.decoded += 1
     k.n.tracked += 1

@@ -32,7 +32,7 @@ from mos.flow.turn cimport turn_learn, turn_of
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
 from mos.early cimport early_finish
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, look_ahead, pass_by
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, go_by, look_ahead, pass_behind, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.lend cimport lend
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
@@ -108,19 +108,20 @@ cdef class Stack(Core):
 
         A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left.
         """
-        cdef int n, i, rc
+        cdef int n, i, rc, others
         cdef flow_t *f = NULL
         cdef bint swift = self.straight and not self.exact
         source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
         look_ahead(self, batch, n, source.aside, self.exact)
         for i in range(n):
-            if source.aside != NULL and source.aside.before[i] and pass_by(self, source.aside, i) < 0:
-                return -2
             call_for(self, batch, i, n)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
-            rc = express(self, &batch[i], &f) if swift else EXPRESS_NOT
+            others = go_by(self, source.aside, i, batch[i].ts)
+            rc = express(self, &batch[i], &f, others) if swift and others >= 0 else EXPRESS_NOT
+            if rc == EXPRESS_NOT and (others < 0 or pass_by(self, source.aside, i, others) < 0):
+                return -2
             if rc == EXPRESS_NOT:
                 rc = self.packet(&batch[i]) if batch[i].number else pass_tick(self, batch[i].ts)
             elif rc == EXPRESS_ANSWERED:
@@ -129,7 +130,7 @@ cdef class Stack(Core):
                 return -2
             if (self.stop and not source.live) or (self.until and self.n.packets_in == self.until):
                 break
-        if source.aside != NULL and not self.stop and pass_by(self, source.aside, n) < 0:
+        if pass_behind(self, source.aside, n) < 0:
             return -2
         if source.live:
             source.settle()

@@ -98,10 +98,16 @@ class Worker:
         kept = snapshot(engine.chain)
         damage = None
         try:
+            source = source()
+            if not source.live:
+                source.waits = lambda: self.tick(engine.stack.packets)      # else it might wait for who waits for its turn to tell
             try:
-                engine.run(source(), until=until)
+                engine.run(source, until=until)
             except CaptureError as e:
                 damage = str(e)
+            finally:
+                if not source.live:
+                    source.leave()
             engine.end_flows()
         except BaseException as e:
             self.put(FAIL, explain(e))
@@ -125,17 +131,18 @@ class Workers:
         self.before = [store.share() if (store := engine.slots.stores.get(d)) is not None else None
                        for d in engine.chain.declarations()]
 
-    def start(self, path, until, explain, ports=None):
-        """Split off the workers, for a capture or for `ports` (mos.io.shared)."""
+    def start(self, source, path, until, explain):
+        """Split off the workers, for a capture that is open, and at `path`, or for ports (mos.io.shared), and no path."""
         sys.stdout.flush()
         sys.stderr.flush()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)     # whoever gets one is to have the handler that is his
         try:
-            self.split(path, until, explain, ports)
+            self.split(source, path, until, explain)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
-    def split(self, path, until, explain, ports):
+    def split(self, source, path, until, explain):
+        together = path is not None and source.split()
         for index in range(self.count):
             read, write = os.pipe()
             pid = os.fork()
@@ -144,8 +151,9 @@ class Workers:
                 try:
                     for pipe in [read, *self.pipes]:
                         os.close(pipe)
-                    source = partial(open_source, path) if ports is None else partial(ports.port, index)
-                    Worker(self.engine, index, self.count, write, ports is not None).go(source, until, explain)
+                    take = (lambda: source) if together else partial(source.port, index) if path is None else \
+                        partial(open_source, path)
+                    Worker(self.engine, index, self.count, write, path is None).go(take, until, explain)
                     status = 0
                 except BrokenPipeError:             # the parent has enough
                     pass

@@ -34,8 +34,6 @@ class Parallel:
             *["--record writes packets in the order of one stack"] * bool(args.record),
             *["--until counts packets, and no worker sees all"] * bool(wire and args.until)])
         super().open(chain, extra)
-        if not wire:
-            self.source.close()
         self.workers = Workers(self.engine, self.args.workers)
         self.engine.halt = self.workers.halt
         if self.progress is not None:
@@ -48,7 +46,7 @@ class Parallel:
         try:
             try:
                 self.begin()
-                self.workers.start(self.args.read, self.args.until or 0, self.failure, ports)
+                self.workers.start(self.source, None if ports else self.args.read, self.args.until or 0, self.failure)
                 if ports is not None:
                     ports.start()
                     self.announce()
@@ -75,8 +73,7 @@ class Parallel:
             self.seconds = time.perf_counter() - began
             if self.service is not None:
                 self.service.stopping()
-            if ports is not None:
-                ports.close()
+            self.source.close()
         return None if self.stop.signal or not self.workers.damage else CaptureError(self.workers.damage)
 
     def show(self, kind, content):

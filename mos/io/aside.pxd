@@ -3,7 +3,7 @@
 
 Of each its time is kept, since time goes by with every packet, and how many came before each that stays.
 """
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MIN, int64_t, uint16_t, uint32_t, uint64_t
 from mos.net.packet cimport AHEAD_ELSEWHERE, AHEAD_NOT, pkt_t
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 
@@ -15,14 +15,25 @@ cdef struct aside_t:
     uint32_t workers        # 0: nothing is put aside
     int      worker         # whose packets stay
     uint32_t n              # packets put aside in this batch
-    uint32_t passed         # of these, those whose time has gone by
     uint64_t bytes          # of them, on the wire
-    uint16_t before[OWN + 1]    # how many of them came just before each that stays; the last, behind all
+    int64_t  top            # the latest time in this batch so far
+    uint16_t upto[OWN + 2]  # place i + 1: how many of them came before the packet that stays at i; the last, in all
+    int64_t  high[OWN + 1]  # and the latest time before it
     int64_t  ts[ASIDE]
 
+cdef inline void aside_next(aside_t *a, int i) noexcept nogil:
+    """What stays next stays at place `i`."""
+    a.upto[i + 1], a.high[i] = <uint16_t>a.n, a.top
+
 cdef inline void aside_begin(aside_t *a) noexcept nogil:
-    a.n = a.passed = a.before[0] = 0
+    a.n = a.upto[0] = 0
     a.bytes = 0
+    a.top = INT64_MIN
+    aside_next(a, 0)
+
+cdef inline uint32_t aside_before(const aside_t *a, int i) noexcept nogil:
+    """How many came just before what stays at `i`."""
+    return <uint32_t>(a.upto[i + 1] - a.upto[i])
 
 cdef inline bint aside_stays(aside_t *a, pkt_t *p, int i) noexcept nogil:
     """`p`, just read into place `i` of the batch, stays there or may; else it is put aside, and its place is free again. There is
@@ -32,8 +43,8 @@ cdef inline bint aside_stays(aside_t *a, pkt_t *p, int i) noexcept nogil:
     a.ts[a.n] = p.ts
     a.n += not stays
     a.bytes += p.wirelen & -<uint32_t>(not stays)
-    a.before[i] += not stays
-    a.before[i + 1] = 0
+    a.top = max(a.top, p.ts)
+    aside_next(a, i + stays)
     p.ahead = AHEAD_NOT
     return stays
 
@@ -44,5 +55,6 @@ cdef inline int aside_take_back(aside_t *a, pkt_t *last) noexcept nogil:
     last.ahead = AHEAD_ELSEWHERE
     a.n -= 1
     a.bytes -= last.wirelen
-    a.before[0] -= 1
+    aside_next(a, 0)
+    aside_next(a, 1)
     return 1

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t
 from mos.io.parse cimport parse_t, reader_t
 from mos.io.port cimport Port
+from mos.io.turns cimport turn_t, turns_t
 from mos.net.packet cimport pkt_t
 
 cdef class Source(Port):
@@ -16,6 +17,9 @@ cdef class Source(Port):
     cdef size_t map_size
     cdef size_t dropped     # pages up to here were let go
     cdef int saved_errno
+    cdef turn_t turn        # where this worker is in what all of them read
+    cdef turns_t *turns     # that, or NULL
+    cdef public object waits    # called before this worker sleeps until others have got further; None: nobody
     cdef object reader      # has readinto(), or None
     cdef object failure     # what it raised
     cdef object inode       # (device, inode) of the mapped file, or None
@@ -29,6 +33,8 @@ cdef class Source(Port):
     cdef int start_buffer(self, bytes head, size_t room) except -1
     cdef int start(self) except -1
     cdef void cut(self) noexcept nogil
+    cdef int take_turns(self, pkt_t *pkts, int n) noexcept nogil
+    cdef bint tell_waiting(self) noexcept with gil
     cdef bint refill(self) noexcept nogil
     cdef int64_t read_some(self, uint8_t *p, size_t n) noexcept nogil
     cdef int64_t read_fd(self, uint8_t *p, size_t n) noexcept nogil

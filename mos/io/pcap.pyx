@@ -24,6 +24,7 @@ from mos.io.aside cimport aside_begin, aside_t, aside_take_back
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
                            open_classic, parse_blocks, parse_classic)
+from mos.io.turns cimport NAPS, WAITING, nap, turns_end, turns_leave, turns_start, turns_t, turns_take
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -161,6 +162,8 @@ cdef class Source:
             return 0
         if self.aside != NULL:
             aside_begin(self.aside)
+        if self.turn.all != NULL:
+            return self.take_turns(pkts, n)
         while not self.r.why:
             if self.map != NULL and self.r.cur != NULL:     # else it is closed, and lent
                 self.let_go()
@@ -184,7 +187,49 @@ cdef class Source:
             raise MemoryError("no memory for what other workers take")
         self.aside.worker, self.aside.workers = worker, workers
         self.r.aside = self.aside
+        if self.turns != NULL:
+            self.turn.all, self.turn.worker, self.turn.workers = self.turns, worker, workers
         return 0
+
+    def split(self):
+        """Have processes that are forked from now on share one reading, if they share the packets. False: this capture has to be
+        opened, and read, by each: it is no file, or no pcap."""
+        if self.map != NULL and self.parse == parse_classic and self.turns == NULL:
+            self.turns = turns_start()
+        return self.turns != NULL
+
+    def leave(self):
+        """This process takes no more packets: others, who share the reading, need not wait for it."""
+        if self.turn.all != NULL:
+            turns_leave(&self.turn)
+
+    cdef int take_turns(self, pkt_t *pkts, int n) noexcept nogil:
+        """As recv_batch, of what all workers read. It waits for others only with nothing in hand, and tells so before it sleeps,
+        and again now and then, to notice that nobody listens any more."""
+        cdef int naps = 0, got = turns_take(&self.turn, &self.r, self.fd, pkts, n, self.aside)
+        while got == WAITING:
+            if naps % NAPS == 0 and not self.tell_waiting():
+                return -1
+            naps += 1
+            nap()
+            got = turns_take(&self.turn, &self.r, self.fd, pkts, n, self.aside)
+        if self.map != NULL:
+            self.let_go()
+        if got == 0:
+            got = aside_take_back(self.aside, pkts)
+        if got == 0 and not self.r.why:
+            self.saved_errno = turns_end(&self.turn, &self.r)
+        return got if got or not self.r.why else -1
+
+    cdef bint tell_waiting(self) noexcept with gil:
+        """False: nobody is there who could be told."""
+        try:
+            if self.waits is not None:
+                self.waits()
+        except BaseException as e:
+            self.failure = e
+            damage(&self.r, WHY_FAILURE, 0, 0)
+        return self.failure is None
 
     cdef void cut(self) noexcept nogil:
         """The input ended where `need` bytes were due, unless reading it failed."""
@@ -383,6 +428,8 @@ cdef class Source:
             munmap(self.map, self.map_size)
         if self.owns_fd and self.fd >= 0:
             close(self.fd)
+        if self.turns != NULL:
+            munmap(self.turns, sizeof(turns_t))
         free(self.aside)
         free(self.buf)
         free(self.r.ifaces)

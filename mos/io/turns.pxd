@@ -1,0 +1,278 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""One reading of a capture for several workers, who take turns at it: whoever finds too little read ahead reads the next slot.
+
+A slot is a piece of the capture, where its records are and of what time, and which worker takes each. It is in memory that all
+of them share, so the file is not mapped into each, and of what others take a worker looks at some numbers in a row. Slots are
+used again once every worker is through with them, so nobody gets further ahead of the slowest than there are slots.
+
+Whoever waits has told its parent where it is (Source.waits). So the parent, who puts in order what they tell, never needs a word
+of one that waits before it has taken all that those behind it have to tell: they do not wait for each other in a circle, and one
+that died is noticed.
+"""
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mos.io.aside cimport ASIDE, OWN, aside_next, aside_t
+from mos.io.parse cimport LENGTHS_PLAIN, WHY_CUT, WHY_ERRNO, WHY_NOT, damage, parse_classic, rd32, reader_t
+from mos.net.packet cimport AHEAD_NOT, pkt_t, prefetch
+from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <pthread.h>
+    #include <stdint.h>
+    #include <time.h>
+    #include <unistd.h>
+    static inline uint64_t mos_see(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void mos_show(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    /* A lock that the kernel takes from a process that dies. */
+    static inline int mos_lock_start(pthread_mutex_t *m) {
+        pthread_mutexattr_t a;
+        return pthread_mutexattr_init(&a) || pthread_mutexattr_setpshared(&a, PTHREAD_PROCESS_SHARED)
+            || pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST) || pthread_mutex_init(m, &a);
+    }
+    static inline void mos_nap(void) { struct timespec t = {0, 50000}; nanosleep(&t, NULL); }
+    static inline void mos_breathe(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #endif
+    }
+    """
+    ctypedef struct lock_t "pthread_mutex_t":
+        pass
+    int EOWNERDEAD
+    uint64_t see "mos_see"(const uint64_t *p) noexcept nogil
+    void show "mos_show"(uint64_t *p, uint64_t v) noexcept nogil
+    int lock_start "mos_lock_start"(lock_t *m) noexcept nogil
+    int lock_try "pthread_mutex_trylock"(lock_t *m) noexcept nogil
+    int lock_mend "pthread_mutex_consistent"(lock_t *m) noexcept nogil
+    int lock_leave "pthread_mutex_unlock"(lock_t *m) noexcept nogil
+    void nap "mos_nap"() noexcept nogil
+    void breathe "mos_breathe"() noexcept nogil
+    ssize_t pread(int fd, void *p, size_t n, int64_t at) noexcept nogil
+
+cdef enum:
+    SLOT = 1 << 18          # bytes of the capture: they stay in the second-level cache between their reading and their use
+    RECORDS = 4096          # in a slot: there are about as many frames of 60 bytes
+    SLOTS = 16              # 5 MB: some 40,000 small packets, five milliseconds of two workers' time
+    LEAD = 2                # slots to be read ahead of everybody, so that nobody waits for who is reading
+    READERS = 64            # workers: MOST of mos.workers
+    EVERYONE = 255          # slot_t.who: it takes decoding to tell
+    SPIN = 400              # looks before going to sleep: some 20 us, less than it takes to be woken
+    NAPS = 2000             # of at least 50 us: a tenth of a second
+    WAITING = -1            # turns_take: what comes next is not read yet
+
+cdef struct slot_t:
+    uint64_t start          # the byte of the capture where its first record begins
+    uint64_t first          # packets before it
+    uint32_t n
+    bint     last           # nothing comes behind it
+    bint     mapped         # it is one record, too long for `data`, and in the mapped file
+    int      why            # what is damaged behind the records, as in reader_t
+    int      saved_errno
+    uint64_t at
+    uint64_t got
+    uint64_t limit
+    uint32_t place[4097]    # RECORDS: where each record begins, from `start` on; then where the last one ends
+    uint32_t wirelen[4096]
+    int64_t  ts[4096]
+    uint8_t  who[4096]
+    uint8_t  data[262144]   # SLOT
+
+cdef struct turns_t:        # shared by all workers
+    lock_t   reading        # held by who reads the next slot
+    uint64_t ready          # slots ever read
+    uint64_t through[64][8]     # READERS, in cache lines of their own: slots that each is through with
+    slot_t   slot[16]       # SLOTS
+
+cdef struct turn_t:         # where one worker is
+    turns_t *all
+    int      worker
+    uint32_t workers
+    uint64_t seq            # the slot in hand
+    uint32_t at             # its next record
+    bint     over
+
+cdef inline turns_t *turns_start() noexcept nogil:
+    """Memory for those that are forked later on; NULL: there is none. Pages that are never used are never there."""
+    cdef void *p = mmap(NULL, sizeof(turns_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
+    return NULL if p == MAP_FAILED or lock_start(&(<turns_t *>p).reading) else <turns_t *>p
+
+cdef inline void slot_enter(slot_t *s, uint32_t i, const pkt_t *p, uint32_t place, uint32_t workers) noexcept nogil:
+    """The slot's record `i`, and whose it is."""
+    cdef int worker = shard_plain(p, workers)
+    s.place[i], s.wirelen[i], s.ts[i] = place, p.wirelen, p.ts
+    s.who[i] = <uint8_t>(EVERYONE if worker == SHARD_UNKNOWN else worker)
+
+cdef inline void slot_usual(slot_t *s, reader_t *r, uint32_t workers) noexcept nogil:
+    """Enter what is whole from r.cur on, in a loop that most captures never leave: nothing in it is asked of `r` again."""
+    cdef pkt_t k
+    cdef const uint8_t *base = r.base
+    cdef const uint8_t *p = r.cur
+    cdef const uint8_t *end = r.end
+    cdef uint32_t cap, most = r.ifaces.max_caplen, header = r.header, fraction = r.fraction, n = s.n
+    k.linktype = r.ifaces.linktype
+    while n < RECORDS and end - p >= header:
+        cap = rd32(p + 8, False)
+        if cap > most or end - p - header < <int64_t>cap:
+            break
+        k.frame, k.caplen, k.wirelen = p + header, cap, rd32(p + 12, False)
+        k.ts = <int64_t>rd32(p, False) * 1000000000 + <int64_t>rd32(p + 4, False) * fraction
+        slot_enter(s, n, &k, <uint32_t>(p - base), workers)
+        p += header + cap
+        n += 1
+    r.cur, s.n = p, n
+
+cdef inline void slot_walk(slot_t *s, reader_t *r, uint32_t most, uint32_t workers) noexcept nogil:
+    """Enter what is whole from r.cur on, up to `most` records in all. With fewer r.need or r.why says what comes then."""
+    cdef pkt_t k
+    if most == RECORDS and not r.swap and r.lengths == LENGTHS_PLAIN:
+        slot_usual(s, r, workers)
+    while s.n < most and parse_classic(r, &k, 1):
+        slot_enter(s, s.n, &k, <uint32_t>(k.frame - r.base) - r.header, workers)
+        s.n += 1
+    s.place[s.n] = <uint32_t>(r.cur - r.base)
+
+cdef inline void slot_map(slot_t *s, const reader_t *whole, reader_t *r, uint32_t workers) noexcept nogil:
+    """A record that is longer than a slot stays where it is."""
+    r.start, r.base = s.start, whole.base + s.start
+    r.cur, r.end = r.base, whole.end
+    s.mapped = True
+    slot_walk(s, r, 1, workers)
+    if s.n == 0 and not r.why:
+        damage(r, WHY_CUT, r.end - r.cur, r.need)
+    s.last = r.cur == r.end
+
+cdef inline int64_t slot_fill(slot_t *s, int fd, uint64_t size) noexcept nogil:
+    """Read its bytes: how many there are. Fewer than there should be: the file has become shorter, or `saved_errno`."""
+    cdef int64_t got = 0, more, wanted = min(<uint64_t>SLOT, size - s.start)
+    s.saved_errno = 0
+    while got < wanted:
+        more = pread(fd, s.data + got, wanted - got, s.start + got)
+        if more > 0:
+            got += more
+        elif more == 0 or errno != EINTR:
+            s.saved_errno = errno if more else 0
+            break
+    return got
+
+cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, int fd, uint32_t workers) noexcept nogil:
+    """Read what comes after the slot before. `whole`: all of the capture, mapped; `cur` was where its packets begin."""
+    cdef reader_t r = whole[0]
+    cdef const slot_t *before = &t.slot[(t.ready - 1) % SLOTS]
+    cdef uint64_t size = whole.end - whole.base
+    cdef bint rest
+    s.start = before.start + before.place[before.n] if t.ready else <uint64_t>(whole.cur - whole.base)
+    s.first = before.first + before.n if t.ready else whole.packets
+    s.n, s.mapped = 0, False
+    r.aside, r.start, r.base = NULL, s.start, s.data
+    r.cur, r.end = r.base, r.base + slot_fill(s, fd, size)
+    rest = r.end - r.base == SLOT and s.start + SLOT < size
+    slot_walk(s, &r, RECORDS, workers)
+    s.last = not rest and s.n < RECORDS
+    if s.last and not r.why and s.start + s.place[s.n] < size:
+        damage(&r, WHY_ERRNO if s.saved_errno else WHY_CUT, r.end - r.cur, r.need)
+    elif rest and not r.why and s.n == 0:
+        slot_map(s, whole, &r, workers)
+    s.why, s.at, s.got, s.limit = r.why, r.at, r.got, r.limit
+    s.last |= r.why != WHY_NOT
+
+cdef inline bint turns_room(turns_t *t, uint32_t workers) noexcept nogil:
+    """Every worker is through with what is in the next slot."""
+    cdef uint32_t i
+    cdef uint64_t through
+    for i in range(workers):
+        through = see(&t.through[i][0])
+        if through < t.ready and t.ready - through >= SLOTS:
+            return False
+    return True
+
+cdef inline void turns_read(turn_t *m, const reader_t *whole, int fd) noexcept nogil:
+    """Read a slot, unless another worker does, or there is no room, or nothing left."""
+    cdef turns_t *t = m.all
+    cdef int rc = lock_try(&t.reading)
+    if rc == EOWNERDEAD:        # it read half a slot, which is read again
+        rc = lock_mend(&t.reading)
+    if rc:
+        return
+    if not (t.ready and t.slot[(t.ready - 1) % SLOTS].last) and turns_room(t, m.workers):
+        slot_read(t, &t.slot[t.ready % SLOTS], whole, fd, m.workers)
+        show(&t.ready, t.ready + 1)
+    lock_leave(&t.reading)
+
+cdef inline bint turns_next(turn_t *m, const reader_t *whole, int fd, bint wait) noexcept nogil:
+    """The slot in hand is read. Looks for a while, if it may `wait`."""
+    cdef int looks
+    if see(&m.all.ready) < m.seq + LEAD:
+        turns_read(m, whole, fd)
+    for looks in range(SPIN if wait else 0):
+        if see(&m.all.ready) > m.seq:
+            break
+        breathe()
+        turns_read(m, whole, fd)
+    return see(&m.all.ready) > m.seq
+
+cdef inline void slot_packet(const slot_t *s, uint32_t j, const reader_t *whole, pkt_t *p) noexcept nogil:
+    """The slot's packet j."""
+    p.frame = (whole.base + s.start if s.mapped else s.data) + s.place[j] + whole.header
+    p.caplen = s.place[j + 1] - s.place[j] - whole.header
+    p.wirelen, p.ts, p.number = s.wirelen[j], s.ts[j], s.first + j + 1
+    p.linktype, p.iface, p.ahead = whole.ifaces.linktype, 0, AHEAD_NOT
+    prefetch(p.frame)
+    prefetch(p.frame + 64)
+
+cdef inline int turn_own(turn_t *m, const slot_t *s, const reader_t *whole, pkt_t *pkts, int n, int begin,
+                         aside_t *a) noexcept nogil:
+    """What the worker takes of the slot in hand, into the batch's places from `begin` on: how many there are then.
+
+    Without a branch on who takes a packet, which nobody could predict.
+    """
+    cdef uint16_t own[OWN]
+    cdef uint32_t j = m.at, end = s.n, aside = a.n, away
+    cdef int64_t top = a.top
+    cdef uint64_t others = 0
+    cdef int i = begin, worker = m.worker, k
+    while j < end and i < n and aside < ASIDE:
+        away = (s.who[j] != worker) & (s.who[j] != EVERYONE)
+        a.upto[i + 1], a.high[i], a.ts[aside], own[i] = <uint16_t>aside, top, s.ts[j], <uint16_t>j
+        top = max(top, s.ts[j])
+        others += s.wirelen[j] & -away
+        aside += away
+        i += 1 - away
+        j += 1
+    a.n, a.top, a.bytes, m.at = aside, top, a.bytes + others, j
+    aside_next(a, i)
+    for k in range(begin, i):
+        slot_packet(s, own[k], whole, &pkts[k])
+    if i == 0:
+        slot_packet(s, j - 1, whole, pkts)      # for aside_take_back
+    return i
+
+cdef inline int turns_take(turn_t *m, reader_t *r, int fd, pkt_t *pkts, int n, aside_t *a) noexcept nogil:
+    """Up to n packets that the worker takes, or WAITING. What the batch before had is let go."""
+    cdef const slot_t *s
+    cdef int i = 0
+    show(&m.all.through[m.worker][0], m.seq)
+    while i < n and a.n < ASIDE and not m.over:
+        if not turns_next(m, r, fd, i == 0 and a.n == 0):
+            return i if i or a.n else WAITING
+        s = &m.all.slot[m.seq % SLOTS]
+        if m.at < s.n:
+            i = turn_own(m, s, r, pkts, n, i, a)
+        r.packets, r.cur = s.first + m.at, r.base + s.start + s.place[m.at]
+        if m.at < s.n:
+            continue
+        m.seq, m.at, m.over = m.seq + 1, 0, s.last
+    return i
+
+cdef inline int turns_end(const turn_t *m, reader_t *r) noexcept nogil:
+    """All packets are taken: what is damaged behind them goes into `r`; the errno of reading it."""
+    cdef const slot_t *s = &m.all.slot[(m.seq - 1) % SLOTS]
+    r.why, r.at, r.got, r.limit = s.why, s.at, s.got, s.limit
+    return s.saved_errno
+
+cdef inline void turns_leave(turn_t *m) noexcept nogil:
+    """The worker takes nothing more: nobody waits for it."""
+    m.over = True
+    show(&m.all.through[m.worker][0], UINT64_MAX)

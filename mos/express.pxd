@@ -88,7 +88,10 @@ cdef inline const flow_t *flow_soon(Core k, const pkt_t *batch, int i, int n) no
 
 cdef inline void fetch_behind(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
     """Call for what the flow of a packet soon to come leads to."""
-    cdef const flow_t *f = flow_soon(k, batch, i + SOON, n)
+    cdef const flow_t *f
+    if k.flat:
+        return
+    f = flow_soon(k, batch, i + SOON, n)
     if f != NULL:
         if f.more != NULL:
             prefetch(f.more)
@@ -118,10 +121,12 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead
 
 cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""
-    if i + FAR < n and batch[i + FAR].ahead == AHEAD_FLOW:
-        table_prefetch(k.table, batch[i + FAR].hash)
-    if i + NEAR < n and batch[i + NEAR].ahead == AHEAD_FLOW:
-        batch[i + NEAR].guess = table_guess(k.table, batch[i + NEAR].hash, batch[i + NEAR].tcp_flags & TCP_FIN)
+    cdef pkt_t *far = &batch[i + FAR]
+    cdef pkt_t *near = &batch[i + NEAR]
+    if i + FAR < n and far.ahead == AHEAD_FLOW:
+        table_prefetch(k.table, far.hash)
+    if i + NEAR < n and near.ahead == AHEAD_FLOW:
+        near.guess = table_guess(k.table, near.hash, near.tcp_flags & TCP_FIN)
     fetch_behind(k, batch, i, n)
 
 cdef inline int pass_by(Core k, const aside_t *a, int i, int others) noexcept nogil:
@@ -185,13 +190,13 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     table_touch(f)
     undo_begin(k.undo, f)
     flow[0] = f
-    if k.flat:
+    if k.flat:          # nobody is told anything, so nobody answers
         f.end[s].offset += p.payload_cap
         if p.tcp_flags & (TCP_FIN | TCP_RST):
             note_close(k, f, p, s)
     elif straight_on(k, f, p, s, how) == WAY_FAILED:
         return EXPRESS_FAILED
-    if k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
+    elif k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
         return EXPRESS_ANSWERED
     k.n.forwarded += 1
     leave(k, p, p.frame, p.caplen, p.wirelen, SEND_ON)

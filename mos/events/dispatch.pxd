@@ -44,7 +44,7 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
     cdef const uint16_t *order = b.everyone[row].order
     cdef handler_t *h
     cdef action_t act
-    cdef int rank, verdict
+    cdef int verdict
     if e.flow != NULL and e.flow.set_id:
         order = set_row(&b.sets[e.flow.set_id], row, &n)
     if n == 0:
@@ -55,8 +55,7 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
         i += 1
         if gate_refuses(&h.gate, e):
             continue
-        rank = rank_of(b, h, e)
-        if a.stopped and rank > a.rank and not h.observe:
+        if a.stopped and rank_of(b, h, e) > a.rank and not h.observe:
             continue
         if e.position != h.position and e.flow != NULL and flow_names(e.flow) != NULL:
             b.serial += 1           # other names from here on, so predicates are asked again
@@ -74,7 +73,7 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
             act.bus = <void *>b
             verdict = h.fn(h.ctx, e, &act)
             if verdict and allowed(b, h, e, verdict):
-                settle(b, h, e, a, verdict, rank, act.why)
+                settle(b, h, e, a, verdict, rank_of(b, h, e), act.why)
             if not act.published:
                 verdict = 0
             else:
@@ -85,7 +84,7 @@ cdef inline int dispatch(Bus b, event_t *e, answer_t *a) noexcept nogil:
                 bus_take_gil(b)
             verdict = (<python_fn>call_python)(b, h, e, a)
         if verdict:
-            settle(b, h, e, a, verdict, rank, NULL)
+            settle(b, h, e, a, verdict, rank_of(b, h, e), NULL)
         if b.failed:
             break
     b.asking = -1

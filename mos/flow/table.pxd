@@ -80,7 +80,9 @@ cdef inline const entry_t *glance(const table_t *t, uint64_t hash) noexcept nogi
     """The first entry with this hash's tag, of a flow's own key and in the line where it should be or the next; else NULL."""
     cdef uint32_t tag = <uint32_t>hash
     cdef const entry_t *e = &t.index[tag & t.mask]
-    cdef const entry_t *last = &t.index[min((tag & t.mask) + GLANCE, t.mask)]
+    cdef const entry_t *last = NULL
+    if e.tag != tag:
+        last = &t.index[min((tag & t.mask) + GLANCE, t.mask)]
     while e.tag != tag:
         if e == last or e.ref == NIL:
             return NULL
@@ -94,12 +96,14 @@ cdef inline flow_t *table_guess(const table_t *t, uint64_t hash, bint cold) noex
     packet's turn it may go.
     """
     cdef const entry_t *e = glance(t, hash)
+    cdef flow_t *f
     if e == NULL or t.flows.exact:
         return NULL
-    prefetch_lines(<const char *>table_at(t, e.ref), FLOW_BYTES)
+    f = table_at(t, e.ref)
+    prefetch_lines(<const char *>f, FLOW_BYTES)
     if cold:
-        prefetch(flow_cold(table_at(t, e.ref)))
-    return table_at(t, e.ref)
+        prefetch(flow_cold(f))
+    return f
 
 cdef inline bint table_known(const flow_t *f, const key_t *k) noexcept nogil:
     """Is what was guessed the flow with this key of its own, and still there?"""

@@ -17,7 +17,7 @@ from mos.tcp.classify cimport FAR_BACK
 from mos.tcp.predict cimport hears_nothing_new, ordinary_heard, predicted_sent, untroubled
 from mos.tcp.queue cimport reasm_t, seg_end
 from mos.tcp.reasm cimport excess, reasm_append
-from mos.tcp.seq cimport seq_diff, seq_ge
+from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
 from mos.tcp.track cimport scene_t
 from mos.tcp.trouble cimport trouble_t
 
@@ -31,6 +31,8 @@ cdef inline bint behind(Core k, const flow_t *f, const pkt_t *p, int s) noexcept
     cdef const more_t *m = f.more
     cdef const reasm_t *r = <const reasm_t *>reasm_of(f, s)
     if k.safe or not f.mask & WANTS_BYTES or not seq_ge(p.seq, S.snd_max) or not 0 < seq_diff(p.seq, S.nxt) < FAR_BACK:
+        return False
+    if seq_gt(f.end[1 - s].last_ack, S.nxt):        # the receiver has what is missing here
         return False
     if m != NULL and not (hears_nothing_new(<const reasm_t *>m.reasm[1 - s]) and untroubled(<const trouble_t *>m.trouble)):
         return False

@@ -11,9 +11,14 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, P
 cdef extern from *:
     """
     #include <sys/mman.h>
-    #ifdef __SANITIZE_ADDRESS__
+    #if defined(__has_feature)
+    #if __has_feature(address_sanitizer)
     #define MOS_ONE_BY_ONE 1
-    #else
+    #endif
+    #endif
+    #if defined(__SANITIZE_ADDRESS__)
+    #define MOS_ONE_BY_ONE 1
+    #elif !defined(MOS_ONE_BY_ONE)
     #define MOS_ONE_BY_ONE 0
     #endif
     """

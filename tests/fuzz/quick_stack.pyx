@@ -5,6 +5,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from mos cimport action_t, event_t, mos_capsule
 from mos.core cimport NDROPPED, Core, counters_t
+from mos.early cimport EARLY_ALL, EARLY_NOT
 from mos.events.handler cimport MOS_BYPASS, MOS_DETACH, MOS_DROP, MOS_DROP_FLOW, MOS_PASS, MOS_RESET
 from mos.events.kinds cimport KIND_FLOW_END, KIND_FLOW_START, KIND_PACKET_IN, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport AT_SENDER, EV_REDELIVERED
@@ -171,6 +172,7 @@ cdef void send(void *to, const uint8_t *frame, uint32_t caplen, uint32_t wirelen
     number = p.number
     must(k.packet(&p) == 0 or not must(k.bus.failed, "only a handler ends a run"), "no handler ends a run")
     must(k.ring.n == 0 and k.ring.lost == 0, "the ring is empty between packets")
+    must(k.early == EARLY_NOT and k.early_bytes <= EARLY_ALL, "segments wait in bounds, and of none in hand")
     balance(k)
     must(k.budget.used <= k.budget.cap and k.table.n_flows <= k.table.max_flows, "memory and flows stay within their bounds")
     f = table_first(k.table)
@@ -205,12 +207,13 @@ cdef void close() noexcept with gil:
         f = table_first(k.table)
     must(started == ended, "each flow has ended")
     must(k.budget.used == 0 and k.table.n_flows == 0 and k.table.n_aliases == 0 and k.table.used == 0, "all memory is given back")
+    must(k.early_bytes == 0 and k.n.held == 0, "no segment waits for its receiver")
     must(k.idle.armed == 0 and k.timers.armed == 0, "no timer is left")
     frag_clear(&k.dec.frags)
     must(k.dec.frags.n == 0 and k.dec.frags.bytes == 0 and k.dec.frags.parked == 0, "no fragment is left")
     k.dec.frags.parked_dropped = 0
     domains_free(d)
-    d.index, d.ends, d.bytes = NULL, NULL, NULL
+    d.index, d.ends, d.bytes, d.map = NULL, NULL, NULL, NULL
     d.n = d.room = d.slots = d.bytes_room = d.last = 0
     memset(&k.n, 0, sizeof(counters_t))
     memset(k.dropped_by, 0, k.bus.positions * sizeof(uint64_t))

@@ -39,6 +39,8 @@ def stacks():
         "odd": OPEN + bytes((14, 16, 0xff, 0, 0, 9, 0, 0, 40, 15, 0x7f, 0, 0, 0, 9,
                              13, 200, SERVER | 13, 200, RST, SERVER | 7, ABOUT | 12)),
         "broken": OPEN + bytes((ABOUT | 10, 30, DATA, 60, ABOUT | 11, DATA, 7, ABOUT | 28)),
+        "early": bytes((DATA, 30, DATA, 9, AGAIN, 9, 9, SERVER | ACK, DATA_FIN, 4, SERVER | DATA, 7, SERVER | DATA, 8, ACK,
+                        V6 | DATA, 5, V6 | DATA, 9, V6 | SERVER | ACK, V6 | RST)),
     }
     for n, (name, wire) in enumerate(wires.items()):
         yield name, bytes((n * 37 & 127, n * 11 & 31)) + wire

@@ -20,6 +20,7 @@ from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_se
 from mos.tcp.predict cimport ordinary, predicted, predicted_sent, predicted_taken
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_keep, reasm_probe
+from mos.tcp.seq cimport seq_lt
 from mos.tcp.track cimport scene_t
 
 cdef enum:
@@ -37,6 +38,8 @@ cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) no
     Safe mode leaves such a packet as it is, unless it has an urgent pointer, or belongs to a flow that is followed no more.
     """
     cdef int what
+    if p.payload_len and seq_lt(p.seq, f.end[s].snd_max):       # sent again, or late
+        return STRAIGHT_NOT
     if k.safe and (p.tcp_flags & TCP_URG or (p.payload_len or p.tcp_flags & TCP_FIN) and not safe_follows(k, f)
                    and safe_flow(k, f, s)):
         return STRAIGHT_NOT

@@ -1,11 +1,13 @@
 """From what the user names to NFs: ready middleboxes, files, installed ones; their options; chain files."""
 import difflib
+import gc
 import importlib
 import importlib.util
 import os
 import re
 import sys
 import types
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mos.cli.report import guard, user_line
@@ -15,6 +17,18 @@ GROUP = "mos.middleboxes"       # entry points of installed middleboxes
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 WORD = re.compile(r"[^\W\d]\w*")
 RESERVED = ("use", "name", "set")       # keys of an [[nf]]; an option called like one goes into its table `set`
+
+
+@contextmanager
+def uncollected():
+    """Nothing of what is loaded meanwhile can be let go: Python's collector, which would look at it again and again, has a rest."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @dataclass

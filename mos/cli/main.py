@@ -67,7 +67,7 @@ def available(module):
 
 def parser_of(name):
     """The parser of one subcommand, from its module."""
-    subparsers = Parser(prog="mos").add_subparsers(parser_class=Parser)
+    subparsers = Parser(prog="mos").add_subparsers(parser_class=Parser, prog="mos")
     importlib.import_module(COMMANDS[name][0]).add_parser(subparsers)
     return subparsers.choices[name]
 

@@ -6,12 +6,11 @@ import shlex
 import sys
 import time
 
-from mos.cli.load import load_chain, near, read_chain
+from mos.cli.load import load_chain, near, read_chain, uncollected
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
 from mos.cli.summary import port_lines, sentence
 from mos.cli.supervised import add_supervision, check_failure, check_supervision, supervised
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
-from mos.notify import Service
 
 EXAMPLES = """\
 A name with a / or ending in .py is a file (FILE.py:CLASS picks one of several), any other a ready middlebox (mos help
@@ -151,17 +150,19 @@ class Run:
             if args.user:
                 from mos import privileges
                 privileges.become(args.user)
-            chain, extra = load_chain(args.nf, args.chain, args.set)
-            check(args, chain)
-            check_failure(args, chain)
-            self.open(chain, extra)
-            joining = self.join()
+            with uncollected():
+                chain, extra = load_chain(args.nf, args.chain, args.set)
+                check(args, chain)
+                check_failure(args, chain)
+                self.open(chain, extra)
+            joining = self.join() if self.inline else None
             try:
                 if args.interface and not args.keep_privileges:
                     self.drop_privileges()
                 error = self.feed()
             finally:
-                joining.restore()
+                if joining is not None:
+                    joining.restore()
             return self.finish(error)
         finally:
             sys.stdout = self.prints
@@ -174,11 +175,12 @@ class Run:
     def open(self, chain, extra):
         """Source first: an output must not truncate what is to be read."""
         from mos.cli.progress import Progress
-        from mos.io.live import open_live
         from mos.io.source import open_source
         from mos.io.writer import Writer
         from mos.run import Engine
         args = self.args
+        if args.interface:
+            from mos.io.live import open_live
         self.source = open_live(args.interface, args.workers) if args.interface else open_source(args.read)
         self.inline = self.source.live and self.source.sides == 2
         settings = self.settings(extra)
@@ -199,10 +201,8 @@ class Run:
     def join(self):
         """Have the ports' frames joined, or not; who gives up privileges leaves somebody behind who puts it back."""
         from mos.io.gro import Joining
-        joining = Joining([name.strip() for name in self.args.interface.split(":")] if self.inline else [], self.args.gro or "on")
+        joining = self.source.joining = Joining([name.strip() for name in self.args.interface.split(":")], self.args.gro or "on")
         joining.set()
-        if self.inline:
-            self.source.joining = joining
         for name in joining.refused:
             how = self.args.gro or "on"
             complain(f"--gro {how}: {name} cannot be set (cap_net_admin); by hand: ethtool -K {name} gro {how}")
@@ -267,6 +267,7 @@ class Run:
             self.child.begin(self.source)
             if self.child.warning:
                 complain(self.child.warning)
+        from mos.notify import Service
         self.service = Service()
 
     def announce(self):

@@ -97,11 +97,17 @@ class Failed(Exception):
     """An arm's command did not end well."""
 
 
+def surroundings():
+    """The environment of an arm. Compiled Python is kept, as of what is installed: else each run would compile our modules anew,
+    those too that only some arms need."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def once(words, answer, env=None):
     """Run a command to its end; its Sample."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.perf_counter()
-        child = subprocess.Popen(words, stdout=out, stderr=err, env=env)
+        child = subprocess.Popen(words, stdout=out, stderr=err, env=env or surroundings())
         _, status, used = os.wait4(child.pid, 0)
         wall = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -399,8 +399,11 @@ def log_subscriptions(log, position):
 def anonymous():
     """Anonymous memory that this process has now, bytes: resident pages that belong to no file (proc(5), statm). 0: unknown."""
     try:
-        with open("/proc/self/statm", "rb", buffering=0) as f:
-            _, resident, shared, *_ = f.read().split()
+        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _, resident, shared, *_ = os.read(fd, 200).split()
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return 0
     return (int(resident) - int(shared)) * resource.getpagesize()

@@ -14,6 +14,7 @@ import signal
 import stat
 import struct
 import sys
+import time
 from functools import partial
 
 from mos.errors import CaptureError, MosError, UsageError
@@ -22,6 +23,7 @@ from mos.state.kinds import worker_refusal
 
 MOST = 64               # workers: more than cores that read one file do any good
 FLUSH = 256             # records on their way together
+TICK_SECONDS = 0.05     # between two words on how far a worker is in a capture
 OUT, ERR, LOG, TICK, FAIL, END = range(6)
 STOPS = (signal.SIGINT, signal.SIGTERM)
 AFTER_ALL = (1 << 64, 9, 0, 0)
@@ -65,7 +67,7 @@ class Worker:
 
     def __init__(self, engine, index, count, fd, on_wire):
         self.engine, self.fd = engine, fd
-        self.records = []
+        self.records, self.ticked = [], 0.0
         engine.stack.share(index, count, on_wire)
         engine.ticks = self.tick
         if engine.log is not None:
@@ -85,6 +87,13 @@ class Worker:
             data = data[os.write(self.fd, data):]
 
     def tick(self, packets):
+        """How far this worker is; of a capture not more often than people look, since the parent is busy with each."""
+        now = time.monotonic()
+        if self.engine.source.live or now - self.ticked >= TICK_SECONDS:
+            self.ticked = now
+            self.tell(packets)
+
+    def tell(self, packets):
         self.put(TICK, (packets, self.engine.source.progress))
         self.flush()
 
@@ -100,7 +109,7 @@ class Worker:
         try:
             source = source()
             if not source.live:
-                source.waits = lambda: self.tick(engine.stack.packets)      # else it might wait for who waits for its turn to tell
+                source.waits = lambda: self.tell(engine.stack.packets)      # else it might wait for who waits for its turn to tell
             try:
                 engine.run(source, until=until)
             except CaptureError as e:

@@ -1,4 +1,5 @@
 """mos/cli/load.py: names, files and chain files to NFs; and what two instances of one box share (nothing)."""
+import gc
 import sys
 
 import pytest
@@ -18,6 +19,19 @@ def counter(tmp_path):
     path = tmp_path / "counter.py"
     path.write_text(COUNTER)
     return str(path)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_rests_while_code_is_loaded_and_then_goes_on_as_it_was(on):
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        with pytest.raises(UsageError), load.uncollected():
+            assert not gc.isenabled()
+            raise UsageError("stop")
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 def test_words():

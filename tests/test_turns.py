@@ -51,7 +51,7 @@ def records(conversation):
 def traffic():
     """Long and short flows, what takes decoding to tell whose it is, and as many packets as fit one slot only by their number."""
     talks = [tcp(f"10.0.0.{i}:{1000 + i}", "192.168.7.9:80", start_ns=SECOND * 1000 + i * 1_300_000)
-             .send(b"ask").reply(bytes(range(256)) * 500).wait(i % 3 * 90).send(b"bye").close() for i in range(1, 50)]
+             .send(b"ask").reply(bytes(range(256)) * 700).wait(i % 3 * 90).send(b"bye").close() for i in range(1, 50)]
     talks += [udp(f"10.9.0.1:{3000 + i}", "10.0.0.2:53", start_ns=SECOND * 1000 + i * 2_000_000).send(b"q" * 900)
               for i in range(40)]
     talks += [icmp_echo("10.0.0.1", f"10.0.1.{i}", count=3, start_ns=SECOND * 1000 + i * 3_000_000) for i in range(1, 20)]

@@ -17,7 +17,7 @@ from mos.tcp.classify cimport FAR_BACK
 from mos.tcp.predict cimport hears_nothing_new, ordinary_heard, predicted_sent, untroubled
 from mos.tcp.queue cimport reasm_t, seg_end
 from mos.tcp.reasm cimport excess, reasm_append
-from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
+from mos.tcp.seq cimport seq_diff, seq_ge
 from mos.tcp.track cimport scene_t
 from mos.tcp.trouble cimport trouble_t
 
@@ -26,17 +26,18 @@ cdef inline uint64_t behind_at(const flow_t *f, const pkt_t *p, int s) noexcept 
     return f.end[s].offset + <uint64_t><int32_t>seq_diff(p.seq, f.end[s].nxt)
 
 cdef inline bint behind(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
-    """Is `p`, which is ordinary and has payload, all new, behind a hole, behind all that is queued, and is there room for it?"""
+    """Is `p`, which is ordinary and has payload, all new, behind a hole, behind all that is queued, and is there room for it?
+
+    The stack's time may still be that of the packet before.
+    """
     cdef const end_t *S = &f.end[s]
     cdef const more_t *m = f.more
     cdef const reasm_t *r = <const reasm_t *>reasm_of(f, s)
     if k.safe or not f.mask & WANTS_BYTES or not seq_ge(p.seq, S.snd_max) or not 0 < seq_diff(p.seq, S.nxt) < FAR_BACK:
         return False
-    if seq_gt(f.end[1 - s].last_ack, S.nxt):        # the receiver has what is missing here
-        return False
     if m != NULL and not (hears_nothing_new(<const reasm_t *>m.reasm[1 - s]) and untroubled(<const trouble_t *>m.trouble)):
         return False
-    if r != NULL and r.head != NULL and (seg_end(r.tail) > behind_at(f, p, s) or hopeless(k, r)):
+    if r != NULL and r.head != NULL and (seg_end(r.tail) > behind_at(f, p, s) or hopeless(r, max(k.now, p.ts))):
         return False
     return not excess(r, &k.limits, &k.budget, p.payload_len, 1)
 

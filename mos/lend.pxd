@@ -12,8 +12,9 @@ cdef inline int lend(Core k, Port source) except -1:
         k.lent_from, k.lent_to = NULL, NULL
     elif k.lent_from != source.stays_from:
         k.lent_from, k.lent_to = source.stays_from, source.stays_to
-        source.lent = True
-        k.lenders.append(source)
+        if source not in k.lenders:
+            source.lent = True
+            k.lenders.append(source)
     return 0
 
 cdef inline bint lent(Core k, const pkt_t *p) noexcept nogil:

@@ -23,10 +23,10 @@ cdef enum:
     ACKED_GRACE_NS = 1_000_000_000
     HOLE_AGE_S = 300        # a hole nobody acknowledges and nobody fills: more than twice the longest RTO
 
-cdef inline bint hopeless(Core k, const reasm_t *r) noexcept nogil:
+cdef inline bint hopeless(const reasm_t *r, int64_t now) noexcept nogil:
     """The hole will not be filled any more: its receiver had it long ago, or nobody sends it again."""
-    return (r.acked_ns and k.now - r.acked_ns > ACKED_GRACE_NS) \
-        or (r.hole_ns and k.now - r.hole_ns > HOLE_AGE_S * <int64_t>1000000000)
+    return (r.acked_ns and now - r.acked_ns > ACKED_GRACE_NS) \
+        or (r.hole_ns and now - r.hole_ns > HOLE_AGE_S * <int64_t>1000000000)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil
 cdef int drain(Core k) noexcept nogil

@@ -232,7 +232,7 @@ cdef int stream(Core k, scene_t *c) noexcept nogil:
     if p.tcp_flags & TCP_SYN and k.truth == TRUTH_TAP:
         caps_park(k, f, c.s, <uint64_t>off, data, n)
         return 0
-    if r != NULL and r.head != NULL and hopeless(k, r) and k.truth == TRUTH_TAP:
+    if r != NULL and r.head != NULL and hopeless(r, k.now) and k.truth == TRUTH_TAP:
         if give_up(k, c, c.s, S.offset + reasm_hole(r, S.offset), GAP_ACKED if r.acked_ns else GAP_AGE) < 0:
             return -1
     k.plan.lent = lent(k, p)

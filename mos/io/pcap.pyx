@@ -165,7 +165,7 @@ cdef class Source:
         if self.turn.all != NULL:
             return self.take_turns(pkts, n)
         while not self.r.why:
-            if self.map != NULL and self.r.cur != NULL:     # else it is closed, and lent
+            if self.map != NULL:
                 self.let_go()
             got = self.parse(&self.r, pkts, n)
             if got == 0 and self.aside != NULL:
@@ -239,7 +239,7 @@ cdef class Source:
     cdef void let_go(self) noexcept nogil:
         """Unmap the pages behind, a window at a time: resident memory stays flat however long the file."""
         cdef size_t at = (self.r.cur - self.map) & ~<size_t>4095
-        if at - self.dropped >= WINDOW:
+        if self.r.cur != NULL and at - self.dropped >= WINDOW:      # else it is closed, and lent
             madvise(self.map + self.dropped, at - self.dropped, MADV_DONTNEED)
             self.dropped = at
 

@@ -194,7 +194,7 @@ cdef class Source:
     def split(self):
         """Have processes that are forked from now on share one reading, if they share the packets. False: this capture has to be
         opened, and read, by each: it is no file, or no pcap."""
-        if self.map != NULL and self.parse == parse_classic and self.turns == NULL:
+        if self.map_size and self.parse == parse_classic and self.turns == NULL:
             self.turns = turns_start()
         return self.turns != NULL
 

@@ -2,7 +2,7 @@
 """One reading of a capture for several workers, who take turns at it: whoever finds too little read ahead reads the next slot.
 
 A slot is a piece of the capture, where its records are and of what time, and which worker takes each. It is in memory that all
-of them share, so the file is not mapped into each, and of what others take a worker looks at some numbers in a row. Slots are
+of them share, so most files are not mapped into each, and of what others take a worker looks at some numbers in a row. Slots are
 used again once every worker is through with them, so nobody gets further ahead of the slowest than there are slots.
 
 Whoever waits has told its parent where it is (Source.waits). So the parent, who puts in order what they tell, never needs a word
@@ -56,6 +56,10 @@ cdef enum:
     SLOT = 1 << 18          # bytes of the capture: they stay in the second-level cache between their reading and their use
     RECORDS = 4096          # in a slot: there are about as many frames of 60 bytes
     SLOTS = 32              # 11 MB, if all are in use; 80,000 small packets, six milliseconds of two workers' time
+    LONG = 512              # records longer than that on average are not copied, but mapped by each: workers do so side by side
+    MAPPED = 256            # of those in a slot at most
+    FAR = 1 << 20           # and bytes, where the last begins
+    PARSED = 32             # records parsed at a time
     LEAD = 2                # slots to be read ahead of everybody, so that nobody waits for who is reading
     READERS = 64            # workers: MOST of mos.workers
     EVERYONE = 255          # slot_t.who: it takes decoding to tell
@@ -68,7 +72,7 @@ cdef struct slot_t:
     uint64_t first          # packets before it
     uint32_t n
     bint     last           # nothing comes behind it
-    bint     mapped         # it is one record, too long for `data`, and in the mapped file
+    bint     mapped         # its records are long, and in the mapped file
     int      why            # what is damaged behind the records, as in reader_t
     int      saved_errno
     uint64_t at
@@ -126,25 +130,32 @@ cdef inline void slot_usual(slot_t *s, reader_t *r, uint32_t workers) noexcept n
         n += 1
     r.cur, s.n = p, n
 
-cdef inline void slot_walk(slot_t *s, reader_t *r, uint32_t most, uint32_t workers) noexcept nogil:
-    """Enter what is whole from r.cur on, up to `most` records in all. With fewer r.need or r.why says what comes then."""
+cdef inline void slot_walk(slot_t *s, reader_t *r, uint32_t workers) noexcept nogil:
+    """Enter what is whole from r.cur on, up to RECORDS in all. With fewer r.need or r.why says what comes then."""
     cdef pkt_t k
-    if most == RECORDS and not r.swap and r.lengths == LENGTHS_PLAIN:
+    if not r.swap and r.lengths == LENGTHS_PLAIN:
         slot_usual(s, r, workers)
-    while s.n < most and parse_classic(r, &k, 1):
+    while s.n < RECORDS and parse_classic(r, &k, 1):
         slot_enter(s, s.n, &k, <uint32_t>(k.frame - r.base) - r.header, workers)
         s.n += 1
     s.place[s.n] = <uint32_t>(r.cur - r.base)
 
-cdef inline void slot_map(slot_t *s, const reader_t *whole, reader_t *r, uint32_t workers) noexcept nogil:
-    """A record that is longer than a slot stays where it is."""
+cdef inline void slot_map(slot_t *s, const reader_t *whole, reader_t *r, uint32_t most, uint32_t workers) noexcept nogil:
+    """Up to `most` records that stay where they are: they are long, one may be longer than a slot."""
+    cdef pkt_t pkts[PARSED]
+    cdef int i, n = 1
     r.start, r.base = s.start, whole.base + s.start
     r.cur, r.end = r.base, whole.end
     s.mapped = True
-    slot_walk(s, r, 1, workers)
-    if s.n == 0 and not r.why:
-        damage(r, WHY_CUT, r.end - r.cur, r.need)
+    while n and s.n < most and r.cur - r.base < FAR:
+        n = parse_classic(r, pkts, min(<int>PARSED, <int>(most - s.n)))
+        for i in range(n):
+            slot_enter(s, s.n, &pkts[i], <uint32_t>(pkts[i].frame - r.base) - r.header, workers)
+            s.n += 1
+    s.place[s.n] = <uint32_t>(r.cur - r.base)
     s.last = r.cur == r.end
+    if n == 0 and not r.why and not s.last:
+        damage(r, WHY_CUT, r.end - r.cur, r.need)
 
 cdef inline int64_t slot_fill(slot_t *s, int fd, uint64_t size) noexcept nogil:
     """Read its bytes: how many there are. Fewer than there should be: the file has become shorter, or `saved_errno`."""
@@ -168,18 +179,19 @@ cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, int fd,
     cdef const slot_t *before = slot_of(t, t.ready - 1)
     cdef uint64_t size = whole.end - whole.base
     cdef uint64_t start = before.start + before.place[before.n] if t.ready else <uint64_t>(whole.cur - whole.base)
-    cdef bint rest
+    cdef bint rest = False, long = t.ready and before.place[before.n] > LONG * before.n
     s.first = before.first + before.n if t.ready else whole.packets
     s.start, s.n, s.mapped = start, 0, False
     r.aside, r.start, r.base = NULL, s.start, s.data
-    r.cur, r.end = r.base, r.base + slot_fill(s, fd, size)
-    rest = r.end - r.base == SLOT and s.start + SLOT < size
-    slot_walk(s, &r, RECORDS, workers)
-    s.last = not rest and s.n < RECORDS
-    if s.last and not r.why and s.start + s.place[s.n] < size:
-        damage(&r, WHY_ERRNO if s.saved_errno else WHY_CUT, r.end - r.cur, r.need)
-    elif rest and not r.why and s.n == 0:
-        slot_map(s, whole, &r, workers)
+    if not long:
+        r.cur, r.end = r.base, r.base + slot_fill(s, fd, size)
+        rest = r.end - r.base == SLOT and s.start + SLOT < size
+        slot_walk(s, &r, workers)
+        s.last = not rest and s.n < RECORDS
+        if s.last and not r.why and s.start + s.place[s.n] < size:
+            damage(&r, WHY_ERRNO if s.saved_errno else WHY_CUT, r.end - r.cur, r.need)
+    if long or rest and not r.why and s.n == 0:
+        slot_map(s, whole, &r, MAPPED if long else 1, workers)
     s.why, s.at, s.got, s.limit = r.why, r.at, r.got, r.limit
     s.last |= r.why != WHY_NOT
 

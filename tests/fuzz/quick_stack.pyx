@@ -34,8 +34,9 @@ cdef enum:
 cdef struct side_t:         # bytes of one direction, as watch.py has them
     uint64_t due            # offset that comes next,
     uint64_t floor          # how far a drop lets it go back,
-    uint64_t begin          # where the packet began that came last, and
-    uint64_t packet         # its number
+    uint64_t begin          # where the packet began that came last,
+    uint64_t packet         # its number, and
+    uint64_t early          # that of the early segment which it let go last, or the same
 
 cdef struct watch_t:        # a flow by the number of its first packet
     uint8_t open
@@ -84,11 +85,14 @@ cdef void withdraw(side_t *d, const end_t *other, uint32_t ack) noexcept nogil:
 
 
 cdef void advance(side_t *d, const event_t *e) noexcept nogil:
+    if d.packet == number and e.pkt != NULL and e.pkt.number != d.early:
+        d.floor = min(d.floor, d.begin)         # the one before may have been dropped
     must(d.floor <= e.offset <= d.due, "bytes and gaps come by offset, each once")
     must(e.offset == d.due or e.kind == KIND_STREAM_GAP or e.flags & EV_REDELIVERED or e.flow.key.proto != IPPROTO_TCP,
          "what comes again says so")
     if d.packet != number or e.pkt == NULL:
         d.packet, d.begin = number, e.offset
+    d.early = e.pkt.number if e.pkt != NULL else number
     d.due = d.floor = e.offset + e.length
 
 

@@ -143,7 +143,8 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path):
     """If its records are copied: one that is mapped must not."""
     path = written(tmp_path / "shrinks.pcap", [struct.pack("<IIII", 1002, 1, 14, 60) + bytes(12) + b"\x08\x06"] * 40000)
     error = heard(path, lambda: os.truncate(path, 3 * SLOT))[2]
-    assert "is cut short" in error
+    whole = os.environ.get("MOS_SANITIZE")      # then it was read when it was opened
+    assert error is None if whole else "is cut short" in error
 
 
 def test_captures_with_other_headers_are_read_in_turns_too(tmp_path):

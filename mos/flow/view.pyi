@@ -6,8 +6,6 @@ from typing_extensions import disjoint_base
 
 STATES: tuple[str, ...]
 REASONS: tuple[str, ...]
-ICMP_PAIRS: dict[int, int]
-ICMPV6_PAIRS: dict[int, int]
 
 @disjoint_base
 class Flow:

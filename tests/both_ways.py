@@ -1,4 +1,4 @@
-"""both_ways.py DEVICE: the TCP frames with payload that leave by a device and that come in, as digests, once input ends."""
+"""both_ways.py DEVICE: the TCP frames with payload that leave by a device and that come in, as sequence number and digest, once input ends."""
 import json
 import select
 import socket
@@ -17,7 +17,7 @@ def main(device):
     while s in (ready := select.select([s, sys.stdin], [], [])[0]) or not ready:
         frame, (_, _, kind, *_) = s.recvfrom(1 << 17)
         if len(frame) > 66 and frame[12:14] == b"\x08\x00" and frame[23] == 6:
-            told["sent" if kind == PACKET_OUTGOING else "received"].append(f"{len(frame)} {zlib.crc32(frame[14:])}")
+            told["sent" if kind == PACKET_OUTGOING else "received"].append(f"{frame[38:42].hex()} {zlib.crc32(frame[14:])}")
     print(json.dumps(told))
 
 

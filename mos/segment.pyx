@@ -18,7 +18,7 @@ from mos.flow.flow cimport (
 from mos.flow.table cimport table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm
 from mos.lend cimport lent
-from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_segs
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG
 from mos.notices cimport (
     conflicts, no_room, offered_enough, out_of_order, packet_at_receiver)
 from mos.patience cimport arm, patience

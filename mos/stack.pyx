@@ -462,9 +462,9 @@ cdef class Stack(Core):
                       self.out_len if how else p.wirelen, SEND_ON)
             if self.alter:
                 safe_after(self, p, f, s)
-        elif self.answer.position != 65535:
+        elif how != ALTER_GONE and self.answer.position != 65535:
             self.dropped_by[self.answer.position] += 1
-        elif f != NULL and f.flags & FLOW_DROPPED:
+        elif how != ALTER_GONE and f != NULL and f.flags & FLOW_DROPPED:
             self.n.dropped[DROPPED_PROGRAM] += 1
         self.alter = ALTER_NONE
         if p.reassembled:

@@ -1,4 +1,4 @@
-"""both_ways.py DEVICE: the TCP frames with payload that leave by a device and that come in, as sequence number and digest, once input ends."""
+"""both_ways.py DEVICE: TCP frames with payload that leave by a device and that come in, as sequence number and digest."""
 import json
 import select
 import socket

@@ -1,6 +1,7 @@
 """Safe mode: what reaches a receiver is what the chain let pass, whatever its sender does."""
 import random
 
+import packets
 import pytest
 import safety
 from boxes import assert_balanced, box
@@ -415,3 +416,16 @@ def test_an_honest_sender_gets_through_whatever_is_lost(seed):
                     lane.server(ack=host.rcv_nxt, wnd=host.wnd)
                     una = una if rng.random() < lost else min(host.rcv_nxt, len(stream))
         assert bytes(host.read.values()) == stream.upper() and host.closed
+
+
+def test_what_cannot_be_made_and_may_not_be_renamed_is_counted_once():
+    """In a tunnel a segment of a flow that was picked up cannot be made anew; that its new name is taken drops the flow besides."""
+    @on(FlowStart, edits="header")
+    def same_name(ev):
+        return Rewrite(client=("192.0.2.1", 5000))
+    with Engine(Chain(box(same_name, on(StreamData)(watching))), Settings(truth="inline", safe="on", raise_errors=False)) as engine:
+        for i in range(2):
+            inner = packets.ip4(packets.tcp(b"data", src=f"10.0.0.{i + 3}"), src=f"10.0.0.{i + 3}")
+            engine.feed(packets.ether(packets.ip4(inner, 4)), 10**18 + i)
+        assert engine.stats()["dropped"]["unsafe"] >= 1
+        assert_balanced(engine.stats())

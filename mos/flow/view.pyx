@@ -10,7 +10,7 @@ from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, END_SACK_OK, END_SEEN, END_SYN, END_TS_OK, FLOW_BYPASSED, FLOW_CLOSED, FLOW_DROPPED,
     FLOW_ESTABLISHED, FLOW_MIDSTREAM, FLOW_RESETTING, FLOW_RESET_DUE, SERVER, end_t, flow_cold, flow_more, flow_t, iss_of,
     more_t)
-from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, key_t
+from mos.net.packet cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from mos.errors import StaleFlow
 

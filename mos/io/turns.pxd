@@ -225,10 +225,10 @@ cdef inline void turns_read(turn_t *m, const reader_t *whole, int fd) noexcept n
 
 cdef inline bint turns_next(turn_t *m, const reader_t *whole, int fd, bint wait) noexcept nogil:
     """The slot in hand is read. Looks for a while, if it may `wait`."""
-    cdef int looks
+    cdef int _
     if see(&m.all.ready) < m.seq + LEAD:
         turns_read(m, whole, fd)
-    for looks in range(SPIN if wait else 0):
+    for _ in range(SPIN if wait else 0):
         if see(&m.all.ready) > m.seq:
             break
         breathe()

@@ -105,7 +105,7 @@ cdef inline void *index_first(const index_t *x, uint64_t off, uint64_t end) noex
     return NULL
 
 cdef inline void index_fetch(const index_t *index, uint64_t off, bint object, bint whole) noexcept nogil:
-    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, the object; `whole`: what it holds, too."""
+    """What is at `off` will be sought soon: fetch the leaf for it or, once that is there, its object; `whole`: and what it has."""
     cdef index_t *x = <index_t *>index
     cdef leaf_t *leaf
     cdef uint32_t i = 0, k = 0

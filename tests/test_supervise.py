@@ -264,7 +264,7 @@ def test_it_may_do_what_starting_again_takes_and_its_child_nothing(bed):
 
 def test_it_ends_in_time_whatever_has_failed(bed, box, ends):
     """--for counts from the first start."""
-    with Running(bed, box, "--on-failure", "closed", "--for", "2.5") as running:
+    with Running(bed, box, "--on-failure", "closed", "--for", "5") as running:
         ends.wires[0].send([order(b"exit")])
         running.wait()
     assert sum("running between" in line for line in running.said) == 2

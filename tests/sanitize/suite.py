@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "sanitize"
 FILES_LEFT_OUT = {
+    "test_sanitize.py": "runs this with a compiler, whose leaks it would report",
     "test_packaging.py": "runs what is installed elsewhere, without sanitizers",
     "test_structure.py": "reads sources, runs none",
     "test_typing.py": "runs mypy, not mos",

@@ -2,7 +2,6 @@
 
 Nothing is changed here. Sockets are opened to see what the kernel lets us do, and closed again.
 """
-import array
 import fcntl
 import ipaddress
 import os
@@ -22,11 +21,11 @@ from mos.io.interfaces import (
     PACKET_QDISC_BYPASS,
     PACKET_VERSION,
     PACKET_VNET_HDR,
-    SIOCETHTOOL,
     SO_RCVBUFFORCE,
     SOCKET_BUFFER,
     SOL_PACKET,
     TPACKET_V2,
+    ethtool,
     has_ethernet,
     link_state,
 )
@@ -167,24 +166,20 @@ def packet_sockets(index):
     return 0
 
 
-def ethtool(name, command):
+def told_by(name, command):
     """A number that the driver tells; None: it does not."""
-    value = array.array("I", [command, 0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            fcntl.ioctl(s, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))
-        except OSError:
-            return None
-    return value[1]
+    with suppress(OSError):
+        return ethtool(name, command)
+    return None
 
 
 def offloads(name):
     """Super-packets and unfinished checksums are no matter; packets that were merged for good are."""
-    flags = ethtool(name, ETHTOOL_GFLAGS) or 0
+    flags = told_by(name, ETHTOOL_GFLAGS) or 0
     if flags & ETH_FLAG_LRO:
         yield Finding(name, "offloads", CHANGE, f"{name} merges packets so that they cannot be told apart again (LRO)",
                       f"ethtool -K {name} lro off")
-    on = [what for what, command in OFFLOADS.items() if ethtool(name, command)] + ["VLAN"] * bool(flags & ETH_FLAG_RXVLAN)
+    on = [what for what, command in OFFLOADS.items() if told_by(name, command)] + ["VLAN"] * bool(flags & ETH_FLAG_RXVLAN)
     yield Finding(name, "offloads", OK, f"{name} offloads {', '.join(on) or 'nothing'}: passes as it comes")
 
 

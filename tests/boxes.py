@@ -1,4 +1,8 @@
 """Small middleboxes and short ways to run them. No test in itself."""
+import io
+import tempfile
+from pathlib import Path
+
 from mos.events import StreamData, on
 from mos.nf import Chain, FunctionsNF
 from mos.run import Engine, Settings
@@ -55,3 +59,20 @@ def assert_balanced(stats):
     assert stats["packets_in"] == stats["forwarded"] + sum(stats["dropped"].values()) + stats["held"] + stats["consumed"], stats
     assert stats["packets_out"] == stats["forwarded"] + stats["injected"] + stats["split"], stats
     assert stats["ring_lost"] == 0
+
+
+def outcome(handlers, packets, **how):
+    """Log, what left, and the counters that do not depend on the machine or the way taken; of packets, or of a capture's path."""
+    out = io.StringIO()
+    with tempfile.NamedTemporaryFile(suffix=".pcap") as left:
+        with Engine(Chain(handlers), log=out, write=left.name, hash_key=bytes(16), **how) as engine:
+            if isinstance(packets, Path):
+                engine.run(packets)
+            else:
+                for ns, frame in packets:
+                    engine.feed(frame, ns)
+        frames = left.read()
+    stats = engine.stats()
+    stats["stages"].pop("predicted")
+    passing = ("seconds", "cpu_", "peak_", "packets_per_")
+    return out.getvalue(), frames, {k: v for k, v in stats.items() if not k.startswith(passing)}

@@ -1,9 +1,8 @@
 """Segments behind a hole, and the ACKs that say again where it is, take the straight way: all is as on the long way."""
-import io
-import tempfile
 from random import Random
 
 import pytest
+from boxes import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_predict import TRUTHS
@@ -30,7 +29,7 @@ def transfer(order, size=10, **how):
 
 def told(packets, drop, shortcuts, **how):
     """Log, what left, and counters. `drop`: one of so many answers about order, about ACKs and about data is DROP; 0: none."""
-    out, seen = io.StringIO(), []
+    seen = []
 
     def answer(ev):
         asked[ev.flow] += 1
@@ -38,15 +37,7 @@ def told(packets, drop, shortcuts, **how):
         return DROP("in turn") if drop and len(seen) % drop == 0 else None
     handlers = [on(kind)(lambda ev: answer(ev)) for kind in (OutOfOrder, DuplicateAck, StreamData)]
     handlers += [on(kind)(lambda ev: None) for kind in (StreamGap, TcpEvent, FlowEnd)]
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as left:
-        with Engine(Chain(handlers), log=out, write=left.name, hash_key=bytes(16), shortcuts=shortcuts, **how) as engine:
-            for ns, frame in packets:
-                engine.feed(frame, ns)
-        frames = left.read()
-    stats = engine.stats()
-    stats["stages"].pop("predicted")
-    counters = {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_", "packets_per_"))}
-    return out.getvalue(), frames, seen, counters
+    return *outcome(handlers, packets, shortcuts=shortcuts, **how), seen
 
 
 def test_a_lost_segment_leaves_the_rest_on_the_straight_way():

@@ -98,7 +98,7 @@ def test_without_privileges(bed):
 
 def test_what_no_interface_here_has(monkeypatch):
     """Cards that merge for good, programs before us, wireless, a kernel that lacks something."""
-    monkeypatch.setattr(doctor, "ethtool", lambda name, command: doctor.ETH_FLAG_LRO if command == doctor.ETHTOOL_GFLAGS else 0)
+    monkeypatch.setattr(doctor, "told_by", lambda name, command: doctor.ETH_FLAG_LRO if command == doctor.ETHTOOL_GFLAGS else 0)
     lro, rest = doctor.offloads("x0")
     assert lro.fix == "ethtool -K x0 lro off" and rest.text.startswith("x0 offloads nothing")
     link = Link(1, "x0", 1, 1500, xdp=True)

@@ -1,14 +1,13 @@
 """Predicted segments take a straight way through the stack: all that can be seen is as on the long way."""
-import io
-import tempfile
 from pathlib import Path
 from random import Random
 
 import pytest
+from boxes import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mos import DROP, Chain, Engine, FlowVar, Replace, on
+from mos import DROP, FlowVar, Replace, on
 from mos.events import PacketIn, StreamData, TcpEvent
 from mos.testing import tcp
 
@@ -47,20 +46,8 @@ def box(share, edits):
 
 def everything(packets, share, **how):
     """Log, facts and counters of a run, and what left."""
-    out = io.StringIO()
     facts, handlers = box(share, how.get("safe") == "on")
-    with tempfile.NamedTemporaryFile(suffix=".pcap") as left:
-        with Engine(Chain(handlers), log=out, write=left.name, hash_key=bytes(16), **how) as engine:
-            if isinstance(packets, Path):
-                engine.run(packets)
-            else:
-                for ns, frame in packets:
-                    engine.feed(frame, ns)
-        frames = left.read()
-    stats = engine.stats()
-    stats["stages"].pop("predicted")
-    counters = {k: v for k, v in stats.items() if not k.startswith(("seconds", "cpu_", "peak_", "packets_per_"))}
-    return out.getvalue(), frames, facts, counters
+    return *outcome(handlers, packets, **how), facts
 
 
 def same(packets, **how):

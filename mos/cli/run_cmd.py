@@ -425,8 +425,10 @@ def check(args, chain):
         raise UsageError("--for is for live interfaces (-i); of a capture --until takes the first packets")
     if args.record and not args.interface:
         raise UsageError("--record is for live interfaces (-i): a capture can be read again as it is")
-    if args.gro not in (None, "on", "off", "keep"):
-        raise UsageError(f"--gro is {args.gro!r}; choose one of on, off, keep")
+    if args.gro:
+        from mos.io.gro import CHOICES
+        if args.gro not in CHOICES:
+            raise UsageError(f"--gro is {args.gro!r}; choose one of {', '.join(CHOICES)}")
     if args.gro and (args.read or len(args.interface.split(":")) != 2):
         raise UsageError("--gro is for two interfaces (-i A:B): a tap or a capture leaves frames as they come")
     outputs = [("-w", args.write), ("--record", args.record), ("--log", args.log), ("--stats", args.stats_file)]

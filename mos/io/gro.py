@@ -3,16 +3,12 @@
 Up to 44 full frames of a TCP connection then cost what one does. It joins only neighbours with the same header, in order and with
 right checksums, so that cutting gives the very frames that came; with a push flag, or when no more are there, it waits no longer.
 """
-import array
 import contextlib
-import fcntl
 import os
 import select
 import signal
-import socket
-import struct
 
-from mos.io.interfaces import SIOCETHTOOL
+from mos.io.interfaces import ethtool
 from mos.privileges import limit
 
 ETHTOOL_GGRO, ETHTOOL_SGRO = 0x2B, 0x2C
@@ -25,16 +21,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 def joins(name):
     """Whether an interface's frames are joined; None if it does not say."""
     with contextlib.suppress(OSError):
-        return bool(ask(name, ETHTOOL_GGRO))
+        return bool(ethtool(name, ETHTOOL_GGRO))
     return None
-
-
-def ask(name, command, value=0):
-    """Read or set it. Raises OSError; EPERM without CAP_NET_ADMIN."""
-    data = array.array("I", [command, value])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        fcntl.ioctl(s, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), data.buffer_info()[0]))
-    return data[1]
 
 
 class Joining:
@@ -59,7 +47,7 @@ class Joining:
         for name, before in now.items():
             try:
                 if before not in (None, wanted):
-                    ask(name, ETHTOOL_SGRO, wanted)
+                    ethtool(name, ETHTOOL_SGRO, wanted)
                 if before is not None:
                     self.before.setdefault(name, before)
             except OSError:
@@ -69,7 +57,7 @@ class Joining:
     def put_back(self):
         for name, before in self.before.items():
             with contextlib.suppress(OSError):      # it was removed, and is as new
-                ask(name, ETHTOOL_SGRO, before)
+                ethtool(name, ETHTOOL_SGRO, before)
 
     def stop(self):
         """No joining any more; what to tell people. In tunnels (IP in IP, GRE) the kernel joins what it does not cut for us."""

@@ -45,15 +45,20 @@ def ask(request, name, layout):
     return struct.unpack_from(layout, reply, 16)[0]
 
 
+def ethtool(name, command, value=0):
+    """A number that the driver tells, or is told. Raises OSError; EPERM for telling without CAP_NET_ADMIN."""
+    data = array.array("I", [command, value])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), data.buffer_info()[0]))
+    return data[1]
+
+
 def has_carrier(name, flags):
     """Whether there is a link. The running flag tells it late, by up to a second, so the driver is asked where that can be."""
-    value = array.array("I", [ETHTOOL_GLINK, 0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            fcntl.ioctl(s, SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))
-        except OSError:
-            return bool(flags & IFF_RUNNING)
-    return bool(value[1])
+    try:
+        return bool(ethtool(name, ETHTOOL_GLINK))
+    except OSError:
+        return bool(flags & IFF_RUNNING)
 
 
 def link_state(name):

@@ -7,6 +7,7 @@ left out are the questions whose answers are known beforehand.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.caps cimport caps_met
 from mos.core cimport Core
+from mos.datagram cimport datagram
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
@@ -21,8 +22,8 @@ from mos.net.decode cimport decode_ahead
 from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.dressed cimport decode_dressed
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs,
-    pkt_t, prefetch, prefetch_lines)
+    AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, IPPROTO_UDP, TCP_FIN, TCP_RST, pkt_segs, pkt_t,
+    prefetch, prefetch_lines)
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from mos.segment cimport WAY_FAILED
 from mos.state.blocks cimport undo_begin
@@ -158,7 +159,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     """
     cdef flow_t *f
     cdef int s, how
-    if p.ahead != AHEAD_FLOW or p.proto != IPPROTO_TCP or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
+    if p.ahead != AHEAD_FLOW or (p.proto != IPPROTO_TCP and p.proto != IPPROTO_UDP) or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
             or p.key.domain == DOMAIN_OVERFLOW or not time_stands(k, p.ts):
         return EXPRESS_NOT
     f = <flow_t *>p.guess
@@ -167,10 +168,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
         return EXPRESS_NOT
     s = flow_side(f, p.from_hi)
-    if k.flat:
-        how = STRAIGHT_NEXT
-    else:
-        how = goes_straight(k, f, p, s)
+    how = STRAIGHT_NEXT if k.flat or p.proto == IPPROTO_UDP else goes_straight(k, f, p, s)
     if how == STRAIGHT_NOT:
         return EXPRESS_NOT
     k.n.packets_in += 1 + others
@@ -194,7 +192,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
         f.end[s].offset += p.payload_cap
         if p.tcp_flags & (TCP_FIN | TCP_RST):
             note_close(k, f, p, s)
-    elif straight_on(k, f, p, s, how) == WAY_FAILED:
+    elif (datagram(k, f, p, s) if p.proto == IPPROTO_UDP else straight_on(k, f, p, s, how)) == WAY_FAILED:
         return EXPRESS_FAILED
     elif k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
         return EXPRESS_ANSWERED

@@ -20,6 +20,5 @@ cdef class Stack(Core):
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil
     cdef int quoting(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef int bad_checksum(self, pkt_t *p, flow_t *f, int s) noexcept nogil
-    cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from mos.events.bus cimport (
     MOS_DROP, MOS_DROP_FLOW, MOS_HOLD, MOS_RESET, answer_clear, answer_reset, answer_t, bus_drop_gil, bus_take_gil, use_set)
 from mos.events.kinds cimport (
-    KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_ORPHAN, KIND_PACKET_IN, KIND_STREAM_DATA, ORPHAN_STOPPED)
+    KIND_BAD_CHECKSUM, KIND_FLOW_START, KIND_ORPHAN, KIND_PACKET_IN, ORPHAN_STOPPED)
 from mos.events.ring cimport EV_MIDSTREAM, event_t, ring_add
 from mos.flow.ages cimport ages_begin, ages_end, ages_next, ages_prefetch, ages_t
 from mos.flow.flow cimport (
@@ -25,27 +25,27 @@ from mos.net.decode cimport decode
 from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.walk cimport BAD_FRAGMENT_OVERLAP
 from mos.net.packet cimport (
-    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, TCP_FIN, TCP_RST,
-    pkt_segs)
+    AHEAD_ELSEWHERE, AHEAD_FLOW, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, pkt_segs)
 from mos.flow.rewrite cimport frame_copy, rewrite_flow
 from mos.flow.turn cimport turn_learn, turn_of
 from mos.caps cimport caps_look, caps_tell
 from mos.core cimport ALTER_GONE, ALTER_NONE, DROPPED_FRAGMENT, DROPPED_PROGRAM, NOBODY, OUT_CAP, PHASE_END, Core
+from mos.datagram cimport datagram
 from mos.early cimport early_finish
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, call_for, express, go_by, look_ahead, pass_behind, pass_by
 from mos.leave cimport leave, leave_own, sentence
 from mos.lend cimport lend
 from mos.park cimport park_can_rename, park_forget, park_fragment, park_leave
 from mos.quote cimport quote_flow, quote_rewrite
-from mos.notices cimport datagram_at_receiver, malformed
-from mos.lifetime cimport admit, end_flow, note_close, pass_tick, pass_time, release
+from mos.notices cimport malformed
+from mos.lifetime cimport admit, end_flow, pass_tick, pass_time, release
 from mos.safe cimport safe_after, safe_alter
 from mos.share cimport elsewhere
 from mos.segment cimport (
-    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, abort, drain, tell)
+    FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, drain)
 from mos.state.blocks cimport slots_commit, undo_begin
 from mos.straight cimport through
-from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add, scene_t
+from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add
 from mos.tcp.trouble cimport known_trouble, trouble_t
 
 import os
@@ -310,7 +310,7 @@ cdef class Stack(Core):
             way = through(self, f, p, s, fresh)
         else:
             self.fresh = <uint8_t>fresh
-            way = self.datagram(f, p, s)
+            way = datagram(self, f, p, s)
         if way == WAY_DONE:
             return early_finish(self, p, f, s) if self.early else self.finish(p, f, s)
         if way == WAY_FAILED:
@@ -359,32 +359,6 @@ cdef class Stack(Core):
         if drain(self) < 0:
             return -1
         return self.finish(p, f, s)
-
-    cdef int datagram(self, flow_t *f, pkt_t *p, int s) noexcept nogil:
-        """UDP and ICMP: no order to keep, each datagram's payload is delivered as it comes. WAY_*."""
-        cdef scene_t c
-        cdef event_t e
-        c.flow, c.pkt, c.s = f, p, s
-        if drain(self) < 0:
-            return WAY_FAILED
-        memset(&e, 0, sizeof(e))
-        e.size, e.kind, e.side, e.segs, e.to_server = sizeof(e), KIND_STREAM_DATA, <uint8_t>s, pkt_segs(p), s == CLIENT
-        e.flow, e.pkt, e.now = f, p, self.now
-        e.offset, e.length, e.data = f.end[s].offset, p.payload_cap, p.payload
-        if p.payload_cap and f.mask >> KIND_STREAM_DATA & 1 and tell(self, &e) < 0:
-            return WAY_FAILED
-        if self.answer.verdict >= MOS_HOLD:
-            abort(self, &c)
-            return WAY_DONE
-        if self.bus.want_receiver:
-            datagram_at_receiver(self, f, p, s, e.data)
-            if drain(self) < 0:
-                return WAY_FAILED
-        f.end[s].offset += p.payload_cap
-        if self.flat and p.proto == IPPROTO_TCP and p.tcp_flags & (TCP_FIN | TCP_RST):
-            note_close(self, f, p, s)
-        slots_commit(self.undo)
-        return WAY_DONE
 
     cdef int reopen(self, flow_t *f, pkt_t *p, int s, int answers_other) noexcept nogil:
         """The next connection between the same ends: end this one, then take the packet as the first of a new one."""

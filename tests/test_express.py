@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mos import DROP, DROP_FLOW, Chain, Engine, FlowVar, on
 from mos.events import FlowEnd, FlowEstablished, FlowStart, StreamData, StreamGap
-from mos.testing import merge, tcp
+from mos.testing import merge, tcp, udp
 
 turns = FlowVar(int)
 
@@ -67,7 +67,7 @@ def test_a_run_says_what_feeding_says(tmp_path_factory, seed, share, truth):
 def test_at_the_level_of_flows_both_ways_count_alike(tmp_path):
     """TCP is counted only: whatever its segments say, each is its flow's, which ends when the run does."""
     parts = [tcp(f"10.0.0.{i + 1}:{i + 1}", "10.0.1.1:80").send(b"request").reply(b"response").close("client") for i in range(5)]
-    packets = merge(*parts)
+    packets = merge(*parts, udp("10.0.2.1:1", "10.0.2.2:9").send(b"a").reply(b"bb").send(b""))
     packets.pcap(tmp_path / "in.pcap")
 
     def ends(express):
@@ -86,5 +86,6 @@ def test_at_the_level_of_flows_both_ways_count_alike(tmp_path):
         assert engine.stats()["stages"]["predicted"] == 0
         return told
     told = ends(True)
-    assert told == ends(False) and len(told) == 5
-    assert {t[1:] for t in told} == {("fin", sum(p.side == "client" for p in parts[0].built), 7, "CLOSED")}
+    assert told == ends(False) and len(told) == 6
+    assert {t[1:] for t in told} == {("shutdown", 2, 1, "CLOSED"),
+                                     ("fin", sum(p.side == "client" for p in parts[0].built), 7, "CLOSED")}

@@ -9,23 +9,24 @@ from mos.net.domain cimport DOMAIN_OVERFLOW, domain_of, domain_path, domains_fre
 from mos.net.frag cimport (FRAG_COMPLETE, FRAG_DROP, FRAG_FIRST, FRAG_LAST, FRAG_WAITING, MAX_DATAGRAMS, MAX_FRAGMENT_BYTES,
                            MAX_FRAGMENTS, frag_add, frag_clear, frag_release, fragment_t, held_t)
 from mos.net.ip cimport IPPROTO_AH, ah, ip4, ip6, ip_any
-from mos.net.link cimport (LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTYPE_ETHERNET, LINKTYPE_IPV4,
-                           LINKTYPE_IPV6, LINKTYPE_LOOP, LINKTYPE_NULL, LINKTYPE_PPP, LINKTYPE_PPP_ETHER,
-                           LINKTYPE_PPP_HDLC, LINKTYPE_PPP_WITH_DIR, LINKTYPE_PRISM, LINKTYPE_RADIOTAP, LINKTYPE_RAW,
-                           LINKTYPE_SLL, LINKTYPE_SLL2, by_type, ether, hdlc, llc, loopback, mpls, ppp, pppoe, serial,
-                           sll, sll2, with_direction)
-from mos.net.packet cimport (AHEAD_ELSEWHERE, CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-                             IPPROTO_TCP, IPPROTO_UDP, PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, PKT_OTHER, pkt_t)
+from mos.net.link cimport (
+    LINKTYPE_80211, LINKTYPE_AVS, LINKTYPE_C_HDLC, LINKTYPE_ETHERNET, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_LOOP, LINKTYPE_NULL,
+    LINKTYPE_PPP, LINKTYPE_PPP_ETHER, LINKTYPE_PPP_HDLC, LINKTYPE_PPP_WITH_DIR, LINKTYPE_PRISM, LINKTYPE_RADIOTAP, LINKTYPE_RAW,
+    LINKTYPE_SLL, LINKTYPE_SLL2, by_type, ether, hdlc, llc, loopback, mpls, ppp, pppoe, serial, sll, sll2, with_direction)
+from mos.net.packet cimport (
+    AHEAD_ELSEWHERE, CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP,
+    PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, PKT_OTHER, pkt_t)
 from mos.net.plain cimport pkt_clear, plain
 from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ip4_tunnels, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
-from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_refused, verify_transport
-from mos.net.walk cimport (BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS,
-                           PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER, STEP_FLOW, STEP_FRAGMENT, STEP_HDLC,
-                           STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT, STEP_OTHER,
-                           STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
+from mos.net.usual cimport usual
+from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_plain, verify_refused, verify_transport
+from mos.net.walk cimport (
+    BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS, PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER,
+    STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT,
+    STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
 
 import ipaddress
@@ -223,11 +224,10 @@ cdef void without_flow(decoder_t *d, walk_t *w, pkt_t *p, int step) noexcept nog
 
 cdef inline bint decode_plain(decoder_t *d, pkt_t *p) noexcept nogil:
     """Decode `p` if it is one of the simple packets that most are."""
-    if not plain(p, &d.broken_options):
+    if not plain(p, &d.broken_options) and not usual(p, &d.broken_options):
         return False
     if d.checksum:
-        verify_ip4(d.checksum, p)
-        verify_transport(d.checksum, p.ip + 12, p.ip + 16, p.ip_len - 20, p)
+        verify_plain(d.checksum, p)
         count_checksums(d, p)
     d.by_status[PKT_FLOW] += 1
     return True

@@ -42,22 +42,32 @@ cdef inline int shard_key(const key_t *k, uint32_t workers) noexcept nogil:
         differ ^= a ^ b
     return <int>shard_mix(total, differ, k.lo_port, k.hi_port, workers)
 
+cdef inline bint tunnel_port(uint16_t port) noexcept nogil:
+    """As mos.io.fanout.TUNNEL_PORTS: what is in UDP with this port, either of the two, goes by its outer addresses."""
+    return (port == 4789 or port == 8472 or port == 4790 or port == 6081 or port == 2152 or port == 3544 or port == 5072)
+
 cdef inline int shard_plain(const pkt_t *p, uint32_t workers) noexcept nogil:
-    """The same from an undecoded frame, if it is plain TCP over IP over Ethernet: a few loads. Else SHARD_UNKNOWN."""
+    """The same from an undecoded frame, if it is plain TCP or UDP over IP over Ethernet: a few loads. Else SHARD_UNKNOWN.
+
+    What mos.net.plain and mos.net.usual decode is such a frame.
+    """
     cdef const uint8_t *ip = p.frame + 14
-    cdef const uint8_t *ports
     cdef uint32_t total = 0, differ = 0, word
+    cdef const uint8_t *ports
+    cdef uint8_t proto
     cdef int i
-    if p.linktype != LINKTYPE_ETHERNET or p.caplen < 54:
+    if p.linktype != LINKTYPE_ETHERNET or p.caplen < 34:
         return SHARD_UNKNOWN
     if be16(p.frame + 12) == ETHERTYPE_IP4:
-        if ip[0] >> 4 != 4 or ip[0] & 15 < 5 or ip[9] != IPPROTO_TCP or be16(ip + 6) & 0x3fff:
+        if ip[0] >> 4 != 4 or ip[0] & 15 < 5 or be16(ip + 6) & 0x3fff:
             return SHARD_UNKNOWN
+        proto = ip[9]
         ports = ip + (ip[0] & 15) * 4
         total, differ = be32(ip + 12) + be32(ip + 16), be32(ip + 12) ^ be32(ip + 16)
     elif be16(p.frame + 12) == ETHERTYPE_IP6:
-        if ip[0] >> 4 != 6 or ip[6] != IPPROTO_TCP:
+        if ip[0] >> 4 != 6 or p.caplen < 54:
             return SHARD_UNKNOWN
+        proto = ip[6]
         ports = ip + 40
         for i in range(8, 40, 4):
             word = be32(ip + i)
@@ -65,7 +75,9 @@ cdef inline int shard_plain(const pkt_t *p, uint32_t workers) noexcept nogil:
             differ ^= word
     else:
         return SHARD_UNKNOWN
-    if ports + 4 > p.frame + p.caplen:
+    if ports + 4 > p.frame + p.caplen or (proto != IPPROTO_TCP and proto != IPPROTO_UDP):
+        return SHARD_UNKNOWN
+    if proto == IPPROTO_UDP and (tunnel_port(be16(ports)) or tunnel_port(be16(ports + 2))):
         return SHARD_UNKNOWN
     return <int>shard_mix(total, differ, be16(ports), be16(ports + 2), workers)
 
@@ -114,10 +126,6 @@ cdef inline const uint8_t *outer_fragment(const pkt_t *p) noexcept nogil:
         else:
             return NULL
     return NULL
-
-cdef inline bint tunnel_port(uint16_t port) noexcept nogil:
-    """As mos.io.fanout.TUNNEL_PORTS: what is in UDP with this port, either of the two, goes by its outer addresses."""
-    return (port == 4789 or port == 8472 or port == 4790 or port == 6081 or port == 2152 or port == 3544 or port == 5072)
 
 cdef inline int shard_whole(const pkt_t *p, const uint8_t *ip, bint tunnelled, uint32_t workers) noexcept nogil:
     """The worker of a datagram whose last fragment `p`, with the header `ip`, was. It is the worker of those that come whole.

@@ -39,6 +39,13 @@ cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_
     if mode == CHECKSUM_VERIFY or not p.csum & CSUM_PARTIAL:
         p.csum |= CSUM_BAD_L4
 
+cdef inline void verify_plain(uint8_t mode, pkt_t *p) noexcept nogil:
+    """Both of a packet that is all there and has its transport right behind the addresses."""
+    cdef int size = 4 if p.ipver == 4 else 16
+    if p.ipver == 4:
+        verify_ip4(mode, p)
+    verify_transport(mode, p.l4 - 2 * size, p.l4 - size, p.ip_len - <uint32_t>(p.l4 - p.ip), p)
+
 cdef inline void verify_refused(uint8_t mode, walk_t *w, pkt_t *p) noexcept nogil:
     """The checksum of a TCP segment that is refused for its lengths: it tells damage on the way from a sender's mistake."""
     cdef uint32_t header = 0

@@ -48,7 +48,7 @@ LOADS = {
               [("mos monitor", "C super", 0.9), ("mos monitor", "C super, many", 0.9)]),
     "udp": ("wire", ["bridge", "C ring", "mos", "mos monitor", "mos firewall"],
             [("mos", "C ring", 0.9), ("mos firewall", "C ring", 0.8)]),
-    "web": ("full", ["bridge", "mos", "mos six"], [("mos six", "bridge", 0.75)]),
+    "web": ("full", ["bridge", "C super", "mos", "mos six"], [("mos six", "bridge", 0.75)]),
     "boxes": ("full", ["bridge", "C super, many", "mos", *ALONE, "mos six"], []),
     "workers": ("full", ["mos", "mos, 2 workers"], []),
     "trip": ("wire", ["bridge", "C ring", "mos", "mos monitor", *LOOPS], [("mos", "C ring", 1.15), ("mos uvloop", "C ring", 1.5)]),

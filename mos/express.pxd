@@ -54,10 +54,10 @@ cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
         return False
     return not k.leap and not wheel_due(k.idle, ts) and not wheel_due(k.timers, ts)
 
-cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint exact) noexcept nogil:
+cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexcept nogil:
     """Of a batch, what no packet's fate can change: decode the simple ones, and call for where the first flows are listed.
 
-    `a`: what other workers take, which is not in the batch; NULL: it may be. `exact`: every packet is taken by itself.
+    `a`: what other workers take, which is not in the batch; NULL: it may be.
     """
     cdef int i
     if a != NULL:
@@ -66,7 +66,7 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a, bint 
     elif k.workers:
         for i in range(n):
             batch[i].ahead = AHEAD_NOT
-    if exact or k.selection is not None:
+    if k.selection is not None:
         return
     if k.until and k.until - k.n.packets_in < <uint64_t>n:
         n = <int>(k.until - k.n.packets_in)

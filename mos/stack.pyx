@@ -104,26 +104,35 @@ cdef class Stack(Core):
         return 0
 
     cdef int one_batch(self, Port source, pkt_t *batch) noexcept nogil:
-        """Take a batch to completion: how many packets and ticks, 0 at the end, -1 damage, -2 a handler raised.
-
-        A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left.
-        """
-        cdef int n, i, rc, others
-        cdef flow_t *f = NULL
-        cdef bint swift = self.straight and not self.exact
+        """Take a batch to completion: how many packets and ticks, 0 at the end, -1 damage, -2 a handler raised."""
+        cdef uint8_t *copies[BATCH]
+        cdef int n, i, rc
         source.now, source.due = self.now, min(self.idle.next_due, self.timers.next_due)
         n = source.recv_batch(batch, BATCH)
-        look_ahead(self, batch, n, source.aside, self.exact)
+        for i in range(n if self.exact else 0):
+            copies[i] = <uint8_t *>malloc(batch[i].caplen)
+            memcpy(copies[i], batch[i].frame, batch[i].caplen)
+            batch[i].frame = copies[i]
+        rc = self.whole_batch(source, batch, n)
+        for i in range(n if self.exact else 0):
+            free(copies[i])
+        return rc
+
+    cdef int whole_batch(self, Port source, pkt_t *batch, int n) noexcept nogil:
+        """A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left."""
+        cdef int i, rc, others
+        cdef flow_t *f = NULL
+        look_ahead(self, batch, n, source.aside)
         for i in range(n):
             call_for(self, batch, i, n)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             others = go_by(self, source.aside, i, batch[i].ts)
-            rc = express(self, &batch[i], &f, others) if swift and others >= 0 else EXPRESS_NOT
+            rc = express(self, &batch[i], &f, others) if self.straight and others >= 0 else EXPRESS_NOT
             if rc == EXPRESS_NOT and (others < 0 or pass_by(self, source.aside, i, others) < 0):
                 return -2
             if rc == EXPRESS_NOT:
-                rc = self.packet(&batch[i]) if batch[i].number else pass_tick(self, batch[i].ts)
+                rc = self.take(&batch[i]) if batch[i].number else pass_tick(self, batch[i].ts)
             elif rc == EXPRESS_ANSWERED:
                 rc = self.finish(&batch[i], f, flow_side(f, batch[i].from_hi))
             if rc < 0:
@@ -201,12 +210,13 @@ cdef class Stack(Core):
         lend(self, None)
 
     cdef int packet(self, pkt_t *p) noexcept nogil:
-        return self.exact_packet(p) if self.exact else self.take(p)
-
-    cdef int exact_packet(self, pkt_t *p) noexcept nogil:
+        """One that comes alone."""
         cdef const uint8_t *frame = p.frame
-        cdef uint8_t *copy = <uint8_t *>malloc(p.caplen)
+        cdef uint8_t *copy
         cdef int rc
+        if not self.exact:
+            return self.take(p)
+        copy = <uint8_t *>malloc(p.caplen)
         memcpy(copy, frame, p.caplen)
         p.frame = copy
         rc = self.take(p)

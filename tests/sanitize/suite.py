@@ -22,10 +22,11 @@ FILES_LEFT_OUT = {
     "test_structure.py": "reads sources, runs none",
     "test_typing.py": "runs mypy, not mos",
 }
+MAPPED = ("test_lend.py", "test_turns.py")     # are run a second time, with MOS_SANITIZE empty: then captures are mapped
 TESTS_LEFT_OUT = {
     "test_soak.py::test_memory_does_not_grow_and_both_balances_hold": "measures memory, of which a sanitizer keeps what was freed",
-    "test_lend.py::test_no_copy_is_made": "lends what is mapped: with MOS_SANITIZE files are read",
-    "test_lend.py::test_frames_outlive_their_source": "lends what is mapped: with MOS_SANITIZE files are read",
+    "test_lend.py::test_no_copy_is_made": "lends what is mapped: of the second run only",
+    "test_lend.py::test_frames_outlive_their_source": "lends what is mapped: of the second run only",
     "test_capi.py::test_example_does_what_python_does_where_mos_is_installed": "runs what is installed elsewhere",
     "test_capi.py::test_module_built_for_another_core_is_refused": "runs what is installed elsewhere",
 }
@@ -40,26 +41,27 @@ def files(words):
     return [f.relative_to(ROOT) for f in found], [w for w in words if not (ROOT / w).exists()]
 
 
-def environment(reports):
+def environment(reports, mapped):
     """tests/sanitize/run adds to these."""
-    env = os.environ.copy()
+    env = os.environ | {"MOS_SANITIZE": "" if mapped else "1"}
     for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS"):
         env[name] = f"log_path={reports}/report:{env.get(name, '')}"
     return env
 
 
-def run(file, options):
+def run(file, options, mapped):
     """(what pytest said last, how it ended, reports) of one file."""
-    reports, log = BUILD / "reports" / file.stem, BUILD / "logs" / f"{file.stem}.log"
+    name = f"{file.stem}.mapped" if mapped else file.stem
+    reports, log = BUILD / "reports" / name, BUILD / "logs" / f"{name}.log"
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir(parents=True)
     reports.chmod(0o777)        # some tests give up root, and then find something
     log.parent.mkdir(exist_ok=True)
-    left_out = [f"--deselect=tests/{t}" for t in TESTS_LEFT_OUT if t.startswith(file.name)]
+    left_out = [f"--deselect=tests/{t}" for t in TESTS_LEFT_OUT if t.startswith(file.name) and not mapped]
     command = [ROOT / "tests" / "sanitize" / "run", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o",
                f"timeout={MOST_SECONDS}", *left_out, file, *options]
     with open(log, "wb") as out:
-        status = subprocess.run(command, env=environment(reports), stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
+        status = subprocess.run(command, env=environment(reports, mapped), stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
     text = log.read_text(errors="replace")
     return text, status, sorted(reports.iterdir())
 
@@ -71,19 +73,19 @@ def show(title, text):
 
 def main(words):
     found, options = files(words)
-    tests = [f for f in found if f.name not in FILES_LEFT_OUT]
+    tests = [(f, False) for f in found if f.name not in FILES_LEFT_OUT] + [(f, True) for f in found if f.name in MAPPED]
     sums, bad, skipped, began = {}, [], set(), time.monotonic()
-    for file in tests:
+    for file, mapped in tests:
         before = time.monotonic()
-        text, status, reports = run(file, options)
+        text, status, reports = run(file, options, mapped)
         last = (re.findall(r"^(?:=+ )?(\d+ \w+.*) in [\d.]+s", text, re.M) or ["did not run to its end"])[-1]
         for n, what in re.findall(r"(\d+) (\w+)", last):
             sums[what] = sums.get(what, 0) + int(n)
         skipped |= set(re.findall(r"^SKIPPED \[\d+\] (.*)", text, re.M))
         well = not reports and (status == 0 or status == 5 and options)      # 5: the options chose none of this file
-        print(f"{time.monotonic() - before:7.1f} s  {file}: {last}{'' if well else f'  BAD, status {status}'}", flush=True)
+        print(f"{time.monotonic() - before:7.1f} s  {file}{', mapped' if mapped else ''}: {last}{'' if well else f'  BAD, status {status}'}", flush=True)
         if not well:
-            bad.append(f"{file}: {len(reports)} reports, status {status}; see {(BUILD / 'logs' / file.stem).relative_to(ROOT)}.log")
+            bad.append(f"{file}: {len(reports)} reports, status {status}; see {(BUILD / 'logs').relative_to(ROOT)}")
             for report in reports:
                 show(f"report {report.relative_to(ROOT)}", report.read_text(errors="replace"))
             if not reports:
@@ -91,7 +93,7 @@ def main(words):
     print("\nSkipped:", *(sorted(skipped) or ["nothing"]), sep="\n  ")
     left_out = {**FILES_LEFT_OUT, **TESTS_LEFT_OUT}
     print("Left out:", *(f"{name}: {why}" for name, why in left_out.items()), sep="\n  ")
-    print(f"{len(tests)} files, {', '.join(f'{n} {what}' for what, n in sums.items())}, {time.monotonic() - began:.0f} s;"
+    print(f"{len(tests)} runs of files, {', '.join(f'{n} {what}' for what, n in sums.items())}, {time.monotonic() - began:.0f} s;"
           f" {len(bad)} files with a finding", *bad, sep="\n  ")
     return len(bad) > 0 or not tests
 

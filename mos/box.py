@@ -113,6 +113,8 @@ class Box:
             names = self.what.split(":") if isinstance(self.what, str) else ["a", "b"]
             record = Writer.recorder(self.record, self.settings.truth, names) if self.record else None
             self.engine = Engine(chain, self.settings, record=record, observers=self.hub, on_tick=self.run_calls, **self.options)
+            for text in self.joining.complaints():
+                self.engine.notice(text)
             self.hub.start()
         except BaseException as e:
             return self.finish(e)

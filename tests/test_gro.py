@@ -35,6 +35,18 @@ if sys.argv[1] == "server":
 print(len(data))
 """
 
+PROGRAM = """
+import asyncio, mos
+from mos.io.gro import joins
+async def main():
+    async with mos.inline("m0:m1", on_notice=print):
+        print(joins("m0"), joins("m1"))
+        await asyncio.sleep(0.1)
+    print(joins("m0"), joins("m1"))
+asyncio.run(main())
+"""
+REFUSED = "--gro on: {0} cannot be set (cap_net_admin); by hand: ethtool -K {0} gro on"
+
 
 @pytest.fixture
 def bed():
@@ -135,6 +147,17 @@ def test_put_back_by_who_is_left_if_the_run_is_killed(bed, words):
         assert comes_to(bed, [False, False])
 
 
+@pytest.mark.parametrize("words", [[], ["--keep-privileges"]])
+def test_a_port_that_was_made_anew_joins_too(bed, words):
+    with Running(bed, "monitor", *words) as running:
+        bed.box.run("ip", "link", "del", "m1")
+        assert running.hears("m1 was removed")
+        bed.cable(bed.server, "s0", "m1", namespaces.SERVER)
+        assert running.hears("m1 is back") and comes_to(bed, [True, True])
+        running.stop()
+    assert seen(bed) == [False, False]
+
+
 def burst(wrap):
     """Neighbouring segments, each in a packet of `wrap`."""
     inner = [packets.ip4(packets.tcp(bytes(1000), seq=1 + 1000 * i), ident=i, frag=0x4000) for i in range(60)]
@@ -177,22 +200,15 @@ def test_who_may_not_is_told_the_command(bed):
     if subprocess.run(["which", "capsh"], capture_output=True).returncode:
         pytest.skip("NOT RUN: apt-get install libcap2-bin")
     with Running(bed, "monitor", before=few) as running:
-        assert running.hears("--gro on: m0 cannot be set (cap_net_admin); by hand: ethtool -K m0 gro on")
+        assert running.hears(REFUSED.format("m0")) and running.hears(REFUSED.format("m1"))
         assert seen(bed) == [False, False] and there_and_back(bed) == 4_000_000
         running.stop()
+    said = bed.box.run(*few, sys.executable, "-c", PROGRAM, env=os.environ | {"PYTHONPATH": str(HERE.parent)}).stdout
+    assert said.splitlines() == ["False False", REFUSED.format("m0"), REFUSED.format("m1"), "False False"]
 
 
 def test_in_a_program_of_ones_own(bed):
-    program = """
-import asyncio, mos
-from mos.io.gro import joins
-async def main():
-    async with mos.inline("m0:m1"):
-        print(joins("m0"), joins("m1"))
-    print(joins("m0"), joins("m1"))
-asyncio.run(main())
-"""
-    said = bed.box.run(sys.executable, "-c", program, env=os.environ | {"PYTHONPATH": str(HERE.parent)}).stdout
+    said = bed.box.run(sys.executable, "-c", PROGRAM, env=os.environ | {"PYTHONPATH": str(HERE.parent)}).stdout
     assert said == "True True\nFalse False\n"
 
 

@@ -203,9 +203,8 @@ class Run:
         from mos.io.gro import Joining
         joining = self.source.joining = Joining([name.strip() for name in self.args.interface.split(":")], self.args.gro or "on")
         joining.set()
-        for name in joining.refused:
-            how = self.args.gro or "on"
-            complain(f"--gro {how}: {name} cannot be set (cap_net_admin); by hand: ethtool -K {name} gro {how}")
+        for text in joining.complaints():
+            complain(text)
         if not self.args.keep_privileges:
             joining.leave_behind()
         return joining

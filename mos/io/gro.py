@@ -54,6 +54,20 @@ class Joining:
                 refused.append(name)
         return refused
 
+    def again(self, name):
+        """An interface of that name is back, which may be a new one."""
+        if self.stopped or self.wish == "keep":
+            return
+        if self.pipe is None:
+            self.refused = self.put(self.wish == "on", {name: joins(name)})
+        else:
+            os.write(self.pipe[1], b"%d" % self.names.index(name))
+
+    def complaints(self):
+        """What to tell people of those that could not be set."""
+        return [f"--gro {self.wish}: {name} cannot be set (cap_net_admin); by hand: ethtool -K {name} gro {self.wish}"
+                for name in self.refused]
+
     def put_back(self):
         for name, before in self.before.items():
             with contextlib.suppress(OSError):      # it was removed, and is as new
@@ -101,8 +115,12 @@ class Joining:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         limit(("cap_net_admin",))
-        while os.read(self.pipe[0], 1) == STOP:     # else the other end is closed
-            self.put(False, dict.fromkeys(self.before, True))
+        while word := os.read(self.pipe[0], 1):     # else the other end is closed
+            if word == STOP:
+                self.put(False, dict.fromkeys(self.before, True))
+            else:
+                name = self.names[int(word)]
+                self.put(self.wish == "on", {name: joins(name)})
         self.put_back()
 
     def restore(self):

@@ -362,6 +362,8 @@ cdef class Live(Port):
                     self.sockets[s].rebind()
                     if self.side[s].rx != self.sockets[s].rx.fileno():
                         self.attach(s)
+                    if self.joining is not None:
+                        self.joining.again(self.names[s])
                 except UsageError as e:
                     text = str(e)
             said += [text] * self.tells

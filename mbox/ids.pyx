@@ -1,4 +1,4 @@
-"""Signatures: literal patterns in streams and datagrams, found across segment borders, in one pass however many there are.
+"""ids: literal patterns in streams and datagrams, found across segment borders, in one pass however many there are.
 
     mos run ids -r trace.pcap --set ids.patterns=/etc/passwd,cmd.exe
     mos run ids -r trace.pcap --set ids.rules=rules.toml

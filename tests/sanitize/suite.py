@@ -60,8 +60,9 @@ def run(file, options, mapped):
     left_out = [f"--deselect=tests/{t}" for t in TESTS_LEFT_OUT if t.startswith(file.name) and not mapped]
     command = [ROOT / "tests" / "sanitize" / "run", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o",
                f"timeout={MOST_SECONDS}", *left_out, file, *options]
+    env = environment(reports, mapped)
     with open(log, "wb") as out:
-        status = subprocess.run(command, env=environment(reports, mapped), stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
+        status = subprocess.run(command, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
     text = log.read_text(errors="replace")
     return text, status, sorted(reports.iterdir())
 
@@ -83,7 +84,8 @@ def main(words):
             sums[what] = sums.get(what, 0) + int(n)
         skipped |= set(re.findall(r"^SKIPPED \[\d+\] (.*)", text, re.M))
         well = not reports and (status == 0 or status == 5 and options)      # 5: the options chose none of this file
-        print(f"{time.monotonic() - before:7.1f} s  {file}{', mapped' if mapped else ''}: {last}{'' if well else f'  BAD, status {status}'}", flush=True)
+        name = f"{file}, mapped" if mapped else file
+        print(f"{time.monotonic() - before:7.1f} s  {name}: {last}{'' if well else f'  BAD, status {status}'}", flush=True)
         if not well:
             bad.append(f"{file}: {len(reports)} reports, status {status}; see {(BUILD / 'logs').relative_to(ROOT)}")
             for report in reports:

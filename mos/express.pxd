@@ -16,6 +16,7 @@ from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch
 from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_before, aside_t
 from mos.io.port cimport SEND_ON
+from mos.io.scout cimport scout_on, scout_t
 from mos.leave cimport leave
 from mos.lifetime cimport LEAP_S, note_close, pass_time
 from mos.net.decode cimport decode_ahead
@@ -120,10 +121,11 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead
         if r.head != NULL:          # given up, or set free
             prefetch(r.head if ahead == SOON // 4 else r.head.next)
 
-cdef inline void call_for(Core k, pkt_t *batch, int i, int n) noexcept nogil:
+cdef inline void call_for(Core k, pkt_t *batch, int i, int n, scout_t *scout) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""
     cdef pkt_t *far = &batch[i + FAR]
     cdef pkt_t *near = &batch[i + NEAR]
+    scout_on(scout)
     if i + FAR < n and far.ahead == AHEAD_FLOW:
         table_prefetch(k.table, far.hash)
     if i + NEAR < n and near.ahead == AHEAD_FLOW:

@@ -124,7 +124,7 @@ cdef class Stack(Core):
         cdef flow_t *f = NULL
         look_ahead(self, batch, n, source.aside)
         for i in range(n):
-            call_for(self, batch, i, n)
+            call_for(self, batch, i, n, &source.scout)
             if self.recorder is not None:
                 self.recorder.record(&batch[i])
             others = go_by(self, source.aside, i, batch[i].ts)

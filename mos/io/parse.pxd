@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 from mos.io.aside cimport ASIDE, aside_next, aside_stays, aside_t
+from mos.io.scout cimport call_ahead, trail_t
 from mos.net.packet cimport pkt_t, prefetch
 
 cdef extern from *:
@@ -73,8 +74,7 @@ cdef struct reader_t:
     aside_t *aside          # where what other workers take goes; NULL: there are none
     uint64_t need           # bytes from `cur` on, without which parsing cannot go on
     bint     swap           # the input's byte order is not ours
-    const uint8_t *past[8]  # where the last records began: only compared, never read
-    uint32_t turn           # records so far
+    trail_t  trail
     # classic pcap
     uint32_t header         # bytes of a record header: 16, or 24 in Kuznetzov's variant
     uint32_t fraction       # ns in one unit of the sub-second field
@@ -180,40 +180,23 @@ cdef inline int open_classic(reader_t *r) noexcept nogil:
     r.cur += 24
     return 0
 
-cdef inline void call_ahead(const uint8_t **past, uint32_t turn, const uint8_t *p, const uint8_t *next) noexcept nogil:
-    """Start to load records that will be read soon. `p` is in hand, `next` comes after it.
-
-    Each record tells only where the next one is, and waiting for memory record by record is most of what reading costs. A guess
-    that the next three are as long together as the last three were, and six as six, is right often enough: full segments and
-    their ACKs come in turns. A wrong one costs loads nobody needed.
-    """
-    cdef const uint8_t *near = next + (p - past[(turn - 3) & 7])
-    cdef const uint8_t *far = next + (p - past[(turn - 6) & 7])
-    past[turn & 7] = p
-    prefetch(next)
-    prefetch(near)
-    prefetch(near + 64)
-    prefetch(far)
-    prefetch(far + 64)
+cdef inline bint usual(const reader_t *r) noexcept nogil:
+    """A pcap as most are: lengths as they should be, in our byte order, and all packets are ours."""
+    return r.aside == NULL and not r.swap and r.lengths == LENGTHS_PLAIN
 
 cdef inline int parse_usual(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
-    """Up to n packets, in a loop that most captures never leave: lengths as they should be, in our byte order, records whole."""
+    """Up to n packets, in a loop that such captures never leave while records are whole. Their lines were called for (scout_on)."""
     cdef int i = 0
-    cdef uint32_t cap, most = r.ifaces.max_caplen, header = r.header, fraction = r.fraction, turn = r.turn
+    cdef uint32_t cap, most = r.ifaces.max_caplen, header = r.header, fraction = r.fraction
     cdef uint16_t linktype = r.ifaces.linktype
     cdef uint64_t number = r.packets
     cdef const uint8_t *p = r.cur
     cdef const uint8_t *end = r.end
-    cdef const uint8_t *past[8]
     cdef pkt_t *k = pkts
-    memcpy(past, r.past, sizeof(past))
     while i < n and end - p >= header:
         cap = rd32(p + 8, False)
         if cap > most or end - p - header < <int64_t>cap:
             break
-        prefetch(p + 64)
-        call_ahead(past, turn, p, p + header + cap)
-        turn += 1
         number += 1
         k.ts = <int64_t>rd32(p, False) * 1000000000 + <int64_t>rd32(p + 4, False) * fraction
         k.frame, k.caplen, k.wirelen, k.number = p + header, cap, rd32(p + 12, False), number
@@ -221,13 +204,12 @@ cdef inline int parse_usual(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
         p += header + cap
         k += 1
         i += 1
-    memcpy(r.past, past, sizeof(past))
-    r.cur, r.turn, r.packets = p, turn, number
+    r.cur, r.packets = p, number
     return i
 
 cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
     """Up to n packets. Fewer: it takes `need` bytes to go on, or `why` says what is damaged, or there is no more room aside."""
-    cdef int i = parse_usual(r, pkts, n) if r.aside == NULL and not r.swap and r.lengths == LENGTHS_PLAIN else 0
+    cdef int i = parse_usual(r, pkts, n) if usual(r) else 0
     cdef uint32_t cap, wire, most = r.ifaces.max_caplen, header = r.header
     cdef uint16_t linktype = r.ifaces.linktype
     cdef bint swap = r.swap
@@ -250,8 +232,7 @@ cdef inline int parse_classic(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             return i
         # Decoding starts with the first two cache lines of the frame; the first came with the header.
         prefetch(p + 64)
-        call_ahead(r.past, r.turn, p, p + header + cap)
-        r.turn += 1
+        call_ahead(&r.trail, p, p + header + cap)
         k = &pkts[i]
         k.ts = <int64_t>rd32(p, swap) * 1000000000 + <int64_t>rd32(p + 4, swap) * r.fraction
         p += header
@@ -466,8 +447,7 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
         if kind == ENHANCED or kind == SIMPLE or kind == PACKET:
             if n == 0 or read_packet(r, kind, length, &pkts[i]) < 0:
                 break
-            call_ahead(r.past, r.turn, r.cur, r.cur + length)
-            r.turn += 1
+            call_ahead(&r.trail, r.cur, r.cur + length)
             i += r.aside == NULL or aside_stays(r.aside, &pkts[i], i)
         elif kind == CUSTOM:
             if n == 0 and read_tick(r, length, &tick):

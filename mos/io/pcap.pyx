@@ -23,7 +23,7 @@ from mos.errors import CaptureError, MosError
 from mos.io.aside cimport aside_begin, aside_t, aside_take_back
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
-                           open_classic, parse_blocks, parse_classic)
+                           open_classic, parse_blocks, parse_classic, usual)
 from mos.io.turns cimport NAPS, WAITING, nap, turns_end, turns_leave, turns_start, turns_t, turns_take
 
 cdef extern from "<poll.h>" nogil:
@@ -172,6 +172,8 @@ cdef class Source:
                 got = aside_take_back(self.aside, pkts)
             if got:
                 self.r.why = WHY_NOT        # comes again, after these
+                if self.parse == parse_classic and usual(&self.r):
+                    self.scout.at, self.scout.end, self.scout.header = self.r.cur, self.r.end, self.r.header
                 return got
             if self.r.why or self.refill():
                 continue
@@ -411,7 +413,7 @@ cdef class Source:
     def close(self):
         """Let go of file and memory: frames delivered are invalid now but for whom they are lent to, the next batch is the end.
         Idempotent."""
-        self.r.cur = self.r.end = self.r.base = NULL
+        self.r.cur = self.r.end = self.r.base = self.scout.at = NULL
         if self.map != NULL and not self.lent:
             munmap(self.map, self.map_size)
             self.map = NULL

@@ -4,6 +4,7 @@ from libc.errno cimport EAGAIN, EBADF, EMSGSIZE, ENETDOWN, ENOBUFS, ENODEV, ENXI
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.io.aside cimport aside_t
 from mos.io.ring cimport VNET, iovec, mmsghdr
+from mos.io.scout cimport scout_t
 from mos.net.packet cimport pkt_t
 
 cdef enum:              # Port.send, ored
@@ -22,6 +23,7 @@ cdef class Port:
     cdef const uint8_t *stays_to
     cdef public bint lends      # False: whoever wants to keep bytes copies them all the same, as from a wire
     cdef bint lent              # somebody counts on them: also when it is closed
+    cdef scout_t scout          # whoever takes a batch may have it go ahead, a record for each packet
     cdef aside_t *aside         # what other workers take of the last batch; NULL: all packets are in it
     cdef int share(self, int worker, uint32_t workers) except -1
     cdef int recv_batch(self, pkt_t *pkts, int n) noexcept nogil

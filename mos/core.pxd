@@ -209,6 +209,7 @@ cdef class Core:
     cdef void cap_reached(self, int cause) noexcept nogil
     cdef void drop_timer(self, user_timer_t *t) noexcept
     cdef int settle_edits(self, pkt_t *p, flow_t *f, int s) noexcept
+    cdef int take(self, pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil
     cdef void end_other(self, flow_t *f) noexcept

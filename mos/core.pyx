@@ -447,7 +447,8 @@ cdef class Core:
             raise VerdictError(f"packet {p.number} is no whole UDP datagram on Ethernet or bare IP: reply() cannot answer it")
         self.send_own(p, self.out + OUT_CAP // 2, n, 1)
 
-    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil: return -1      # the stack's, as are those that follow
+    cdef int take(self, pkt_t *p) noexcept nogil: return -1      # the stack's, as are those that follow
+    cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil: return -1
     cdef int finish(self, pkt_t *p, flow_t *f, int s) noexcept nogil: return -1
 
     cdef void end_other(self, flow_t *f) noexcept:

@@ -14,7 +14,6 @@ cdef class Stack(Core):
     cdef bint exact             # each packet in a malloc of its own, for AddressSanitizer: a buffer of many hides overruns
     cdef int packet(self, pkt_t *p) noexcept nogil
     cdef int whole_batch(self, Port source, pkt_t *batch, int n) noexcept nogil
-    cdef int take(self, pkt_t *p) noexcept nogil
     cdef bint selected(self, const pkt_t *p) noexcept nogil
     cdef int flow_packet(self, pkt_t *p, int fresh) noexcept nogil
     cdef int drop_on(self, pkt_t *p, flow_t *f, int s, int answered) noexcept nogil

@@ -45,6 +45,7 @@ from mos.segment cimport (
     FRESH_ANSWERS, FRESH_OPENS, WAY_ANSWERS_OTHER, WAY_DONE, WAY_FAILED, drain)
 from mos.state.blocks cimport slots_commit, undo_begin
 from mos.straight cimport through
+from mos.tally cimport tallies, tally
 from mos.tcp.track cimport HIST_CHECKSUM, HIST_SYN, history_add
 from mos.tcp.trouble cimport known_trouble, trouble_t
 
@@ -122,6 +123,8 @@ cdef class Stack(Core):
         """A live batch is finished when the run is to stop: its packets are on their way. That of a capture is left."""
         cdef int i, rc, others
         cdef flow_t *f = NULL
+        if n > 0 and tallies(self, source):
+            return n if tally(self, source, batch, n) >= 0 else -2
         look_ahead(self, batch, n, source.aside)
         for i in range(n):
             call_for(self, batch, i, n, &source.scout)

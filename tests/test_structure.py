@@ -10,12 +10,13 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
 ORDER = ("errors", "privileges", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "lend", "leave", "park",
          "share", "quote", "caps", "notices", "safe", "patience", "early", "pickup", "acked", "segment", "behind", "straight",
-         "lifetime", "datagram", "express", "stack", "observe", "run", "box", "workers", "notify", "supervise", "doctor", "cli")
+         "lifetime", "datagram", "express", "tally", "stack", "observe", "run", "box", "workers", "notify", "supervise", "doctor",
+         "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"},
                "mos": {*ORDER[:-1], "io"}}
 MAY_IMPORT["cli"] |= {"mos"}
-for user in ("core", "lend", "leave", "park", "safe", "express", "stack", "run", "box", "workers", "supervise", "doctor", "cli"):
+for user in ("core", "lend", "leave", "park", "safe", "express", "tally", "stack", "run", "box", "workers", "supervise", "doctor", "cli"):
     MAY_IMPORT[user].add("io")
 MAY_IMPORT["__main__"] = {"cli"}
 PUBLIC = {"mos", "mos.events", "mos.errors", "mos.testing"}   # what a middlebox may import: as its user could

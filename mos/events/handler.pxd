@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from mos.events.ring cimport event_t
 
 cdef enum:
-    MOS_ABI = 2             # of everything a handler in C sees: goes up when a struct or a meaning changes (test_capi.py)
+    MOS_ABI = 3             # of everything a handler in C sees: goes up when a struct or a meaning changes (test_capi.py)
 
 cdef enum:              # verdicts, weakest first; a handler returns one
     MOS_PASS = 0

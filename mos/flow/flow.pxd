@@ -107,14 +107,14 @@ cdef struct flow_t:
     uint16_t set_id         # bus: interned set of attached handlers
     uint8_t  client_hi      # 1: the client is the key's hi half
     uint8_t  policy         # overlap policies (tcp.policies): bits 0-3 of bytes to the server, 4-7 to the client
-    uint64_t mask           # event kinds somebody wants of this flow
+    int64_t  last_ns        # beside the key: whoever only counts touches two lines, this one and an end's
     uint8_t  end_reason     # END_*; set at close, told at FlowEnd
     uint8_t  flags          # FLOW_*
     uint8_t  queued         # QUEUE_*
     uint8_t  spare          # position of the NF whose verdict stopped it
     uint32_t rtt_us         # SYN to SYN-ACK to ACK, 0: not known; before FLOW_ESTABLISHED: when the SYN came, us (wraps)
     end_t    end[2]         # CLIENT, SERVER
-    int64_t  last_ns
+    uint64_t mask           # event kinds somebody wants of this flow
     more_t  *more           # what few flows need, NULL until then
     void    *slots          # per-flow state of the chain (state.slots), NULL: the chain declares none
     uint64_t hist           # its history's first letters, each 1 + 2 * HIST_* + side (tcp.track)

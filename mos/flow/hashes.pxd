@@ -36,7 +36,25 @@ cdef extern from *:
             out[i] = a ^ b ^ c ^ d;
         }
     }
+
+    /* The same of keys in no domain, of which it changes two words. */
+    MOS_CLONES static void mos_sip2(const uint64_t *x, const uint64_t *y, uint64_t *out, uint64_t k0, uint64_t k1, uint64_t mask)
+    {
+        for (int i = 0; i < 64; i++) {
+            uint64_t a = k0 ^ 0x736f6d6570736575, b = k1 ^ 0x646f72616e646f6d,
+                     c = k0 ^ 0x6c7967656e657261, d = k1 ^ 0x7465646279746573;
+            MOS_WORD(a, b, c, d, x[i]);
+            MOS_WORD(a, b, c, d, y[i]);
+            MOS_WORD(a, b, c, d, (uint64_t)20 << 56);
+            c ^= 0xff;
+            MOS_ROUND(a, b, c, d);
+            MOS_ROUND(a, b, c, d);
+            MOS_ROUND(a, b, c, d);
+            out[i] = (a ^ b ^ c ^ d) & mask;
+        }
+    }
     """
+    void mos_sip2(const uint64_t *x, const uint64_t *y, uint64_t *out, uint64_t k0, uint64_t k1, uint64_t mask) nogil
     void mos_sip3(const uint64_t *x, const uint64_t *y, const uint64_t *z, uint64_t *out, uint64_t k0, uint64_t k1) nogil
 
 cdef enum:

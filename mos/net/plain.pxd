@@ -9,7 +9,7 @@ from mos.net.bytes cimport be16, be32
 from mos.net.link cimport ETHERTYPE_IP4, LINKTYPE_ETHERNET
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.packet cimport CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_TCP, OPT_TS, PKT_FLOW, key_t, pkt_t
-from mos.net.transport cimport NOP_NOP_TS, tcp_options
+from mos.net.transport cimport NOP_NOP_TS, options_whole, tcp_options
 
 cdef enum:
     ETHERNET = 14           # bytes of its header
@@ -23,23 +23,27 @@ cdef inline void pkt_clear(pkt_t *p) noexcept nogil:
     memset(at + 64, 0, 64)
     memset(<char *>&p[1] - 64, 0, 64)       # the rest, and some of it twice
 
-cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
-    """Decode `p` if it is such a packet. False: nothing was written."""
+cdef inline uint32_t plain_header(const pkt_t *p) noexcept nogil:
+    """Bytes of the TCP header of such a packet; 0: it is none."""
     cdef const uint8_t *h = p.frame
-    cdef const uint8_t *t
-    cdef key_t *k = &p.key
-    cdef uint32_t total, header, address
-    cdef uint64_t lo, hi, swap
+    cdef uint32_t header
     if p.linktype != LINKTYPE_ETHERNET or p.caplen < HEADERS \
             or be32(h + 12) >> 8 != (ETHERTYPE_IP4 << 8 | VERSION_4_NO_OPTIONS) \
             or be32(h + 20) & (IP4_FRAGMENT << 16 | 0xff) != IPPROTO_TCP:
+        return 0
+    header = (h[ETHERNET + 32] >> 4) * 4
+    return header if header >= 20 and 20 + header <= be16(h + ETHERNET + 2) <= p.caplen - ETHERNET else 0
+
+cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
+    """Decode `p` if it is such a packet. False: nothing was written."""
+    cdef const uint8_t *h = p.frame + ETHERNET
+    cdef const uint8_t *t = h + 20
+    cdef key_t *k = &p.key
+    cdef uint32_t total, address, header = plain_header(p)
+    cdef uint64_t lo, hi, swap
+    if not header:
         return False
-    h += ETHERNET
-    t = h + 20
     total = be16(h + 2)
-    header = (t[12] >> 4) * 4
-    if total > p.caplen - ETHERNET or header < 20 or total < 20 + header:
-        return False
     pkt_clear(p)
     p.status, p.ipver, p.proto, p.csum = PKT_FLOW, 4, IPPROTO_TCP, CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
     p.ip, p.ip_len, p.l4 = h, total, t
@@ -68,4 +72,34 @@ cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
     memcpy(k.hi_addr, &address, 4)
     k.lo_port, k.hi_port = <uint16_t>lo, <uint16_t>hi
     k.proto, k.ipver = IPPROTO_TCP, 4
+    return True
+
+cdef struct glimpse_t:      # what is read of such a packet where only packets are counted
+    uint64_t addresses      # the words of its key (flow.key), the lower end's first,
+    uint64_t ports          # with protocol and version
+    uint32_t payload        # bytes
+    uint8_t  flags          # TCP_*
+    uint8_t  from_hi
+
+cdef inline bint glimpse(const pkt_t *p, glimpse_t *g, uint64_t *broken_options) noexcept nogil:
+    """The same as `plain` says, and no more than that. False: it is no such packet."""
+    cdef uint32_t header = plain_header(p)
+    cdef const uint8_t *h = p.frame + ETHERNET
+    cdef const uint8_t *t = h + 20
+    cdef uint64_t addresses
+    cdef uint64_t swap
+    cdef uint32_t ports
+    if not header:
+        return False
+    g.payload = be16(h + 2) - 20 - header
+    if header > 20 and not (header == 32 and be32(t + 20) == NOP_NOP_TS) and not options_whole(t + 20, header - 20):
+        broken_options[0] += 1
+    g.flags = t[13]
+    g.from_hi = (<uint64_t>be32(h + 12) << 16 | be16(t)) > (<uint64_t>be32(h + 16) << 16 | be16(t + 2))
+    swap = -<uint64_t>g.from_hi     # without a branch, as in plain
+    memcpy(&addresses, h + 12, 8)
+    g.addresses = addresses ^ ((addresses ^ (addresses << 32 | addresses >> 32)) & swap)
+    ports = be32(t)
+    ports = ports << 16 | ports >> 16
+    g.ports = (ports ^ ((ports ^ (ports << 16 | ports >> 16)) & <uint32_t>swap)) | <uint64_t>(4 << 8 | IPPROTO_TCP) << 32
     return True

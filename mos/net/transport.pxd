@@ -64,6 +64,18 @@ cdef inline bint tcp_options(const uint8_t *o, uint32_t n, pkt_t *p) noexcept no
         i += o[i + 1]
     return True
 
+cdef inline bint options_whole(const uint8_t *o, uint32_t n) noexcept nogil:
+    """What tcp_options says, without reading any."""
+    cdef uint32_t i = 0
+    while i < n and o[i] != KIND_END:
+        if o[i] == KIND_NOP:
+            i += 1
+        elif i + 1 >= n or o[i + 1] < 2 or o[i + 1] > n - i:
+            return False
+        else:
+            i += o[i + 1]
+    return True
+
 cdef inline void set_payload(walk_t *w, pkt_t *p, uint32_t header) noexcept nogil:
     """The payload begins `header` bytes on; the capture may end before."""
     p.payload_len = w.len - header

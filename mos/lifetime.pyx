@@ -11,16 +11,16 @@ from mos.core cimport (
 from mos.early cimport early_free
 from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
+    CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TCP_STATE_CHANGE, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
-    CLIENT, END_EVICTED, END_FIN, END_FIN_DONE, END_FIN_SENT, END_IDLE, END_RST_CLIENT, END_STOPPED, FLOW_BYTES, FLOW_CLOSED,
-    FLOW_MIDSTREAM, FLOW_RESETTING, flow_cold, flow_t)
+    CLIENT, END_ACKED, END_EVICTED, END_FIN, END_FIN_DONE, END_FIN_SENT, END_IDLE, END_RST_CLIENT, END_SEEN, END_STOPPED,
+    FLOW_BYTES, FLOW_CLOSED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t)
 from mos.flow.slab cimport slab_at
 from mos.flow.table cimport (
-    table_at, table_create_hashed, table_expect, table_hash, table_prefetch, table_remove, table_slot, table_victim)
+    table_at, table_create_hashed, table_expect, table_prefetch, table_remember, table_remove, table_slot, table_victim)
 from mos.flow.view cimport flow_view_end
-from mos.flow.wheel cimport NO_TIMER, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
+from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t, prefetch, prefetch_lines
 from mos.patience cimport arm, patience
@@ -28,10 +28,13 @@ from mos.segment cimport drain, flush, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
+from mos.tcp.seq cimport seq_diff, seq_gt
 from mos.tcp.track cimport scene_t, track_open, track_time_out
 from mos.tcp.trouble cimport known_trouble, trouble_t
 
 cdef int64_t LEAP_NS = LEAP_S * <int64_t>1000000000
+
+cdef uint64_t LAST_WORDS = <uint64_t>1 << KIND_FLOW_END | <uint64_t>1 << KIND_TCP_STATE_CHANGE
 
 cdef enum:
     SOON_ENDED = 4      # closed flows are fetched so many ends ahead: at ten packets a flow 5 us
@@ -72,7 +75,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         return NULL
     if p.proto == IPPROTO_TCP and not k.flat:
         track_open(f, p, midstream)
-    arm(k, f)
+    arm(k, f, p)
     return f
 
 
@@ -105,7 +108,7 @@ cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
         return
     f.flags |= FLOW_CLOSED
     f.end_reason = <uint8_t>(END_RST_CLIENT + s if p.tcp_flags & TCP_RST else END_FIN)
-    arm(k, f)
+    arm(k, f, p)
 
 
 cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
@@ -138,11 +141,38 @@ cdef int orphan(Core k, const pkt_t *p, int cause) noexcept nogil:
     return drain(k)
 
 
+cdef inline bint all_delivered(const flow_t *f, int side) noexcept nogil:
+    """No byte of this side, of which nothing is queued, was acknowledged that was not delivered."""
+    cdef const end_t *e = &f.end[side]
+    cdef const end_t *peer = &f.end[1 - side]
+    if not e.flags & END_SEEN or not peer.flags & END_ACKED:
+        return True
+    return seq_diff(peer.last_ack, e.nxt) <= (e.flags & END_FIN_SENT != 0 and seq_gt(peer.last_ack, e.fin_seq))
+
+
+cdef inline bint unnoticed(const flow_t *f) noexcept nogil:
+    """Does nobody learn from its end, nor from what changes then? Of most flows of a chain that counts bytes that is so."""
+    return f.more == NULL and not f.mask & LAST_WORDS and all_delivered(f, CLIENT) and all_delivered(f, SERVER)
+
+
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil:
     """FlowEnd, exactly once and last, then everything the flow holds is released.
 
     What handlers answer here is about packets that are gone: the packet in hand, another flow's, keeps its own answer.
     """
+    if not unnoticed(f):
+        return end_noticed(k, f, reason)
+    if not f.end_reason:
+        f.end_reason = <uint8_t>reason
+    if f.end_reason == reason and f.end[0].flags & f.end[1].flags & END_FIN_DONE:
+        f.end_reason = END_FIN
+    k.n.ended[f.end_reason] += 1
+    undo_begin(k.undo, f)
+    release(k, f)
+    return 0
+
+
+cdef int end_noticed(Core k, flow_t *f, int reason) noexcept nogil:
     cdef trouble_t *t = known_trouble(f)
     cdef answer_t answer = k.answer
     cdef event_t *e
@@ -203,13 +233,11 @@ cdef void set_clock(Core k, int64_t ts) noexcept nogil:
 
 cdef inline void call_for_ends(Core k) noexcept nogil:
     """Have the next flows to end on their way from memory, and where the index lists them: else each line is waited for."""
-    cdef uint32_t slot = wheel_coming(k.idle, SOON_ENDED)
-    if slot != NO_TIMER:
-        prefetch_lines(<const char *>table_at(k.table, slot), FLOW_BYTES)
-        prefetch(flow_cold(table_at(k.table, slot)))
-    slot = wheel_coming(k.idle, SOON_ENDED // 2)
-    if slot != NO_TIMER:
-        table_prefetch(k.table, table_hash(k.table, &table_at(k.table, slot).key))
+    cdef const due_t *e = wheel_coming(k.idle, SOON_ENDED)
+    if e != NULL:
+        prefetch_lines(<const char *>table_at(k.table, e.slot), FLOW_BYTES)
+        prefetch(flow_cold(table_at(k.table, e.slot)))
+        table_prefetch(k.table, e.tag)
 
 
 cdef int expire(Core k) noexcept nogil:
@@ -225,6 +253,8 @@ cdef int expire(Core k) noexcept nogil:
         if slot == NO_TIMER:
             break
         call_for_ends(k)
+        if k.idle.came != NULL:
+            table_remember(k.table, slot, k.idle.came.tag)
         f = table_at(k.table, slot)
         k.due, k.due_flow = flow_cold(f).timer.when, flow_cold(f).id
         if idle_out(k, f) < 0:
@@ -259,9 +289,9 @@ cdef int idle_out(Core k, flow_t *f) noexcept nogil:
     if f.flags & FLOW_CLOSED and f.end_reason > 1:
         return end_flow(k, f, END_IDLE)
     if f.last_ns + patience(k, f) > k.now:
-        arm(k, f)
+        arm(k, f, NULL)
         return 0
-    if f.flags & FLOW_CLOSED:
+    if f.flags & FLOW_CLOSED and not unnoticed(f):
         c.flow = f
         c.pkt = NULL
         c.ring = &k.ring

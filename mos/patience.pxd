@@ -1,12 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""How long a flow may be silent until it is taken for over."""
-from libc.stdint cimport int64_t
+"""How long a flow may be silent until it is taken for over, and what else its new states come to."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport STATE_TIME_WAIT
-from mos.flow.flow cimport FLOW_CLOSED, flow_cold, flow_t
-from mos.flow.table cimport table_slot
+from mos.flow.flow cimport END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, flow_cold, flow_names, flow_t
+from mos.flow.table cimport table_hash, table_promote, table_slot
 from mos.flow.wheel cimport wheel_arm, wheel_armed, wheel_queue
-from mos.net.packet cimport IPPROTO_TCP
+from mos.net.packet cimport IPPROTO_TCP, pkt_t
+from mos.tcp.track cimport track_over
 
 cdef inline int64_t patience(Core k, const flow_t *f) noexcept nogil:
     """ns: the longer time-out of both ends' states counts."""
@@ -14,12 +15,24 @@ cdef inline int64_t patience(Core k, const flow_t *f) noexcept nogil:
         return k.idle_ns[STATE_TIME_WAIT if f.flags & FLOW_CLOSED else 11]
     return max(k.idle_ns[f.end[0].state], k.idle_ns[f.end[1].state])
 
-cdef inline void arm(Core k, flow_t *f) noexcept nogil:
-    """(Re)start the idle timer. One due earlier stays, it asks again then."""
+cdef inline void arm(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
+    """(Re)start the idle timer. One due earlier stays, it asks again then. `p`: the flow's packet in hand, NULL: there is none."""
     cdef int64_t when = f.last_ns + patience(k, f)
+    cdef uint64_t hash
     if wheel_armed(&flow_cold(f).timer) and flow_cold(f).timer.when <= when:
         return
     if f.flags & FLOW_CLOSED:
-        wheel_queue(k.idle, table_slot(k.table, f), when)
+        hash = p.hash if p != NULL and flow_names(f) == NULL else table_hash(k.table, &f.key)
+        wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash)
     else:
         wheel_arm(k.idle, table_slot(k.table, f), when)
+
+cdef inline void moved_on(Core k, flow_t *f, const pkt_t *p, int64_t before) noexcept nogil:
+    """What the new states mean for the flow: its place among those to evict, its end, its time-out, which was `before`."""
+    if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
+        table_promote(f)
+    if track_over(f) and not f.flags & FLOW_CLOSED:
+        f.end_reason = END_FIN
+        f.flags |= FLOW_CLOSED
+    if patience(k, f) < before:
+        arm(k, f, p)

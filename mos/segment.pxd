@@ -32,5 +32,4 @@ cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept n
 cdef int drain(Core k) noexcept nogil
 cdef int tell(Core k, event_t *e) noexcept nogil
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil
-cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil
 cdef void abort(Core k, scene_t *c) noexcept nogil

@@ -15,13 +15,13 @@ from mos.events.ring cimport (
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
     FLOW_MIDSTREAM, end_t, flow_t, policy_of, reasm_at, reasm_of)
-from mos.flow.table cimport table_promote, table_slot
+from mos.flow.table cimport table_slot
 from mos.flow.wheel cimport wheel_arm
 from mos.lend cimport lent
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG
 from mos.notices cimport (
     conflicts, no_room, offered_enough, out_of_order, packet_at_receiver)
-from mos.patience cimport arm, patience
+from mos.patience cimport moved_on
 from mos.safe cimport safe_flow, safe_follows, safe_forget, safe_hear, safe_hold, safe_keep, safe_room, safe_withdraw
 from mos.state.blocks cimport slots_abort, slots_commit
 from mos.tcp.classify cimport (
@@ -424,18 +424,8 @@ cdef int commit(Core k, scene_t *c) noexcept nogil:
     if drain(k) < 0:
         return -1
     slots_commit(k.undo)
-    forwarded(k, f, INT64_MAX if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED) else 0)
+    moved_on(k, f, c.pkt, INT64_MAX if S.flags & END_FIN_SENT or f.flags & (FLOW_EMBRYONIC | FLOW_CLOSED) else 0)
     return 0
-
-cdef void forwarded(Core k, flow_t *f, int64_t before) noexcept nogil:
-    """What the new states mean for the flow: its place among those to evict, its end, its time-out, which was `before`."""
-    if f.flags & FLOW_EMBRYONIC and f.flags & (FLOW_ESTABLISHED | FLOW_MIDSTREAM):
-        table_promote(f)
-    if track_over(f) and not f.flags & FLOW_CLOSED:
-        f.end_reason = END_FIN
-        f.flags |= FLOW_CLOSED
-    if patience(k, f) < before:
-        arm(k, f)
 
 cdef void abort(Core k, scene_t *c) noexcept nogil:
     """The packet is dropped: the sender's history has it, its receiver and the stream do not, slots go back."""

@@ -10,10 +10,10 @@ from mos.events.ring cimport AT_SENDER, event_t
 from mos.flow.flow cimport CLIENT, FLOW_MIDSTREAM, flow_t, policy_of, reasm_at, reasm_of
 from mos.net.packet cimport TCP_ACK, TCP_FIN, TCP_URG, pkt_segs, pkt_t
 from mos.notices cimport no_room
-from mos.patience cimport patience
+from mos.patience cimport moved_on, patience
 from mos.pickup cimport pickup
 from mos.safe cimport safe_flow, safe_follows, safe_keep, safe_room, safe_trim
-from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, forwarded, segment, tell
+from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, segment, tell
 from mos.state.blocks cimport slots_commit
 from mos.tcp.classify cimport TRUTH_INLINE
 from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
@@ -138,7 +138,7 @@ cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int
     if k.ring.n and drain(k) < 0:
         return WAY_FAILED
     slots_commit(k.undo)
-    forwarded(k, f, before)
+    moved_on(k, f, p, before)
     return WAY_DONE
 
 cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) noexcept nogil:

@@ -1,15 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """All flows in the order of their last packets, without memory for all at once: a span of time after the other."""
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 from mos.flow.flow cimport FLOW_BYTES, flow_cold, flow_t
-from mos.flow.table cimport flow_in, table_hash, table_prefetch, table_t
+from mos.flow.table cimport flow_in, table_hash, table_prefetch, table_remember, table_slot, table_t
 from mos.net.packet cimport prefetch, prefetch_lines
 
 cdef enum:
     SPANS = 4096
     TOGETHER = 1 << 18      # flows put in order at a time: the end of a run shall not take memory that the run did not
+    SOON_GONE = 8           # where one is listed is called for so many ends ahead; a power of two
 
 cdef struct aged_t:
     int64_t last_ns
@@ -21,6 +22,7 @@ cdef struct ages_t:         # all flows in the order of their last packets, a sp
     uint32_t at             # spans before it are done,
     uint32_t gathered       # those before it are in `slots`
     uint32_t *slots
+    uint64_t hashes[8]      # SOON_GONE: of those that end next, by their place modulo that
     aged_t *flows           # those of the span in hand
     uint32_t spans[SPANS]   # flows in each
     uint32_t ends[SPANS]    # where they end in `slots`
@@ -94,12 +96,15 @@ cdef inline void ages_end(ages_t *a) noexcept nogil:
     free(a.slots)
     free(a.flows)
 
-cdef inline void ages_prefetch(const ages_t *a, const table_t *t, uint32_t i, uint32_t n) noexcept nogil:
+cdef inline void ages_prefetch(ages_t *a, table_t *t, uint32_t i, uint32_t n) noexcept nogil:
     """The flow `i` of n is about to end: start to load what the ends of those after it will need."""
     cdef const flow_t *f
-    if i + 16 < n:
-        f = a.flows[i + 16].flow
+    if i + 2 * SOON_GONE < n:
+        f = a.flows[i + 2 * SOON_GONE].flow
         prefetch_lines(<const char *>f, FLOW_BYTES)
         prefetch(flow_cold(f))
-    if i + 8 < n:
-        table_prefetch(t, table_hash(t, &a.flows[i + 8].flow.key))
+    if i >= SOON_GONE:
+        table_remember(t, table_slot(t, a.flows[i].flow), a.hashes[i & (SOON_GONE - 1)])
+    if i + SOON_GONE < n:
+        a.hashes[i & (SOON_GONE - 1)] = table_hash(t, &a.flows[i + SOON_GONE].flow.key)
+        table_prefetch(t, a.hashes[i & (SOON_GONE - 1)])

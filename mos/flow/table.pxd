@@ -192,16 +192,21 @@ cdef inline flow_t *table_victim(table_t *t, int which) noexcept nogil:
             return f
     return NULL
 
+cdef inline void table_remember(table_t *t, uint32_t slot, uint64_t hash) noexcept nogil:
+    """The flow in `slot`, likely to be removed next, has this hash, or one with the same low half."""
+    t.expected[slot & 1].slot, t.expected[slot & 1].hash = slot, hash
+
 cdef inline void table_expect(table_t *t, const flow_t *victim) noexcept nogil:
     """`victim` is evicted now, who stands behind it most likely next: call for what that will touch."""
     cdef uint32_t slot = flow_cold(victim).lru_next
-    cdef known_hash_t *known = &t.expected[slot & 1]
+    cdef uint64_t hash
     cdef flow_t *f
     if slot == NIL or t.flows.exact:
         return
     f = table_at(t, slot)
-    known.slot, known.hash = slot, table_hash(t, &f.key)
-    table_prefetch(t, known.hash)
+    hash = table_hash(t, &f.key)
+    table_remember(t, slot, hash)
+    table_prefetch(t, hash)
     slot = flow_cold(f).lru_next
     if slot != NIL:
         prefetch_lines(<const char *>table_at(t, slot), FLOW_BYTES)

@@ -173,8 +173,9 @@ cdef void table_remove(table_t *t, flow_t *f) noexcept nogil:
     if known.slot == slot:
         known.slot = NIL
     lru_unlink(t, f, 1 if f.queued & QUEUE_OTHERS else 0)
-    free(f.more)
-    f.more = NULL
+    if f.more != NULL:
+        free(f.more)
+        f.more = NULL
     f.last_ns = INT64_MIN
     t.n_flows -= 1
     slab_give(&t.flows, slot)

@@ -16,12 +16,13 @@ cdef enum:
 cdef struct due_t:
     int64_t  when
     uint32_t slot
-    uint32_t spare
+    uint32_t tag            # whatever its owner wants to be told again when it is due
 
 cdef struct wheel_t:
     int64_t  clock          # every node in `slot` has when >= clock, those in PAST have when < clock
     int64_t  seen           # the latest time it was told
     int64_t  next_due       # nothing is due before this; INT64_MAX: nothing armed
+    int64_t  listed_due     # nothing but what is in the queue
     uint64_t order          # armings ever
     uint64_t fired
     uint32_t armed          # nodes; they belong to flows and stacks, whose bounds are theirs
@@ -36,6 +37,7 @@ cdef struct wheel_t:
     uint32_t behind
     uint32_t room           # entries it has memory for, a power of two
     int64_t  queued_last    # the time of the last
+    const due_t *came       # the entry of what came due last, until something is armed; NULL: it was not in the queue
     timer_node_t slot[705]  # LEVELS * SLOTS list heads, and PAST; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:
@@ -45,7 +47,7 @@ cdef class Wheel:
 
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil
 cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
-cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
+cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag) noexcept nogil
 cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil
 cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil
 
@@ -61,6 +63,6 @@ cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
     """Is it worth calling wheel_expire? One compare; never wrongly no."""
     return now >= w.next_due
 
-cdef inline uint32_t wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
-    """The object whose turn in the queue comes after `n` others, if it is still armed; NO_TIMER: none. To be called for in time."""
-    return w.queue[w.first + n & w.room - 1].slot if w.behind - w.first > n and not w.of.exact else <uint32_t>NO_TIMER
+cdef inline const due_t *wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
+    """Whose turn in the queue comes after `n` others, unless it has been disarmed; NULL: nobody's. To be called for in time."""
+    return &w.queue[w.first + n & w.room - 1] if w.behind - w.first > n and not w.of.exact else NULL

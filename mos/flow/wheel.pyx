@@ -64,7 +64,7 @@ cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
         return
     w.armed -= 1
     if w.armed == 0:
-        w.next_due = INT64_MAX
+        w.next_due = w.listed_due = INT64_MAX
     if n.prev == QUEUED:
         n.prev = 0
         n.when = 0
@@ -94,6 +94,7 @@ cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
     """The node of the object in `slot` becomes due at `when` (ns). One that is armed moves. A time gone by is due at the next
     expire."""
     rearm(w, slot, when)
+    w.listed_due = min(w.listed_due, when)
     place(w, slot + 1)
 
 
@@ -115,15 +116,19 @@ cdef bint queue_room(wheel_t *w) noexcept nogil:
     return True
 
 
-cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
-    """As wheel_arm, for time-outs which come in order. Of several due at one time, those armed so come first."""
+cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag) noexcept nogil:
+    """As wheel_arm, for time-outs which come in order. Of several due at one time, those armed so come first.
+
+    `tag` is told when it comes due, if it could be queued.
+    """
+    cdef due_t *e
     if (w.behind != w.first and when < w.queued_last) or when < w.seen or not queue_room(w):
         wheel_arm(w, slot, when)
         return
     rearm(w, slot, when)
     wheel_node(w, slot).prev, wheel_node(w, slot).next = QUEUED, w.behind
-    w.queue[w.behind & w.room - 1].when = when
-    w.queue[w.behind & w.room - 1].slot = slot
+    e = &w.queue[w.behind & w.room - 1]
+    e.when, e.slot, e.tag = when, slot, tag
     w.behind += 1
     w.queued_last = when
 
@@ -200,39 +205,30 @@ cdef uint32_t fire(wheel_t *w, uint32_t slot) noexcept nogil:
     cdef int64_t when = wheel_node(w, slot).when
     wheel_cancel(w, slot)
     wheel_node(w, slot).when = when
+    w.came = NULL
     w.fired += 1
     return slot
 
 
 cdef uint32_t fire_queued(wheel_t *w) noexcept nogil:
-    cdef uint32_t slot = w.queue[w.first & w.room - 1].slot
+    """The queue's first, which is armed. It keeps `when`, as `fire` has it."""
+    cdef const due_t *e = &w.queue[w.first & w.room - 1]
     w.first += 1
-    return fire(w, slot)
+    w.came = e
+    w.fired += 1
+    w.armed -= 1
+    if w.armed == 0:
+        w.listed_due = INT64_MAX
+    wheel_node(w, e.slot).prev = 0
+    return e.slot
 
 
-cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
-    """The slot of the next object due at `now`, earliest first, then those of the queue, then in arming order; NO_TIMER: no more.
-
-    The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
-    armed or cancelled; one armed for `now` or before fires in this loop. Time going back is ignored.
-    """
+cdef uint32_t fire_listed(wheel_t *w, int64_t now, int64_t queued) noexcept nogil:
+    """The first that is not in the queue, if it is due at `now` and before `queued`; NO_TIMER: none is."""
     cdef int level, digit
-    cdef int64_t start, queued
-    cdef uint32_t first
-    if now < w.seen:
-        now = w.seen
-    w.seen = now
-    queued = queue_head(w)
-    while True:
-        first = w.slot[PAST].next
-        if first != <uint32_t>(HEAD | PAST):
-            start = node_at(w, first).when
-            if start <= now and start < queued:
-                return fire(w, first - 1)
-            break
-        start = INT64_MAX
-        if not w.levels:
-            break
+    cdef int64_t start = INT64_MAX
+    cdef uint32_t first = w.slot[PAST].next
+    while first == <uint32_t>(HEAD | PAST) and w.levels:
         level = __builtin_ctzll(w.levels)
         digit = __builtin_ctzll(w.busy[level])
         start = ((w.clock >> (DIGIT_BITS * level)) & ~<int64_t>(SLOTS - 1) | digit) << (DIGIT_BITS * level)
@@ -242,11 +238,37 @@ cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
         if level == 0:
             return fire(w, w.slot[digit].next - 1)
         cascade(w, level, digit)
+        start = INT64_MAX
+        first = w.slot[PAST].next
+    if first != <uint32_t>(HEAD | PAST):
+        start = node_at(w, first).when
+        if start <= now and start < queued:
+            return fire(w, first - 1)
+    elif queued > now:
+        w.clock = max(w.clock, now)
+    w.listed_due = start
+    return NO_TIMER
+
+
+cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
+    """The slot of the next object due at `now`, earliest first, then those of the queue, then in arming order; NO_TIMER: no more.
+
+    The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
+    armed or cancelled; one armed for `now` or before fires in this loop. Time going back is ignored.
+    """
+    cdef int64_t queued
+    cdef uint32_t slot
+    if now < w.seen:
+        now = w.seen
+    w.seen = now
+    queued = queue_head(w)
+    if w.listed_due <= now and w.listed_due < queued:
+        slot = fire_listed(w, now, queued)
+        if slot != NO_TIMER:
+            return slot
     if queued <= now and w.first != w.behind:
         return fire_queued(w)
-    w.next_due = min(start, queued)
-    if first == <uint32_t>(HEAD | PAST):
-        w.clock = max(w.clock, now)
+    w.next_due = min(w.listed_due, queued)
     return NO_TIMER
 
 
@@ -269,7 +291,7 @@ cdef class Wheel:
         self.n_nodes = _nodes
         self.c.of = &self.nodes
         self.c.sorts = _sorts
-        self.c.next_due = INT64_MAX
+        self.c.next_due = self.c.listed_due = INT64_MAX
         for i in range(PAST + 1):
             self.c.slot[i].next = self.c.slot[i].prev = HEAD | i
 
@@ -292,7 +314,7 @@ cdef class Wheel:
         wheel_arm(self.c, known(self, handle), when)
 
     def _queue(self, handle, when):
-        wheel_queue(self.c, known(self, handle), when)
+        wheel_queue(self.c, known(self, handle), when, handle)
 
     def _cancel(self, handle):
         wheel_cancel(self.c, known(self, handle))
@@ -306,4 +328,5 @@ cdef class Wheel:
     def _expire(self, now):
         """Number of the next timer due, or None."""
         cdef uint32_t slot = wheel_expire(self.c, now)
+        assert slot == NO_TIMER or self.c.came == NULL or self.c.came.tag == slot
         return None if slot == NO_TIMER else slot

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Both ends of a TCP connection, moved by the segments that pass. Knows the ring, not the bus; numbers, not bytes."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from mos.events.kinds cimport KIND_DUPLICATE_ACK, KIND_WINDOW_UPDATE
+from mos.events.kinds cimport KIND_DUPLICATE_ACK, KIND_TCP_STATE_CHANGE, KIND_WINDOW_UPDATE
 from mos.events.ring cimport event_t, ring_add, ring_t
-from mos.flow.flow cimport CLIENT, END_FIN_PASSED, END_FIN_SENT, END_SEEN, END_SYN, end_t, flow_t
+from mos.flow.flow cimport CLIENT, END_FIN_PASSED, END_FIN_SENT, END_SEEN, END_SYN, HIST_LEN, end_t, flow_more, flow_t
 from mos.net.packet cimport TCP_FIN, TCP_SYN, pkt_t
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt
 from mos.tcp.trouble cimport known_trouble, side_trouble_t, trouble_of
@@ -33,12 +33,44 @@ cdef enum:                  # rows of the transition table; order of states.INPU
     NINPUTS = 11
     NSTATES = 11
 
+cdef extern from *:
+    int __builtin_clzll(unsigned long long x) nogil
+
+cdef inline int letters(uint64_t word) noexcept nogil:
+    """How many are in a word of a history; none is 0."""
+    return (63 - __builtin_clzll(word)) // 5 + 1 if word else 0
+
+cdef inline void history_add(flow_t *f, int side, int letter) noexcept nogil:
+    """Write a letter of Zeek's connection history once per side; the client's in capitals."""
+    cdef uint64_t code = 1 + 2 * letter + side
+    cdef int n
+    if f.end[side].hist >> letter & 1:
+        return
+    n = letters(f.hist)
+    f.end[side].hist |= 1 << letter
+    if n < HIST_LEN:
+        f.hist |= code << 5 * n
+    elif flow_more(f) != NULL:
+        f.more.hist |= code << 5 * letters(f.more.hist)
+
+cdef inline void track_step(scene_t *c, int side, int cause, int at) noexcept nogil:
+    """One input to one end's state machine."""
+    cdef end_t *end = &c.flow.end[side]
+    cdef uint8_t new = transition[end.state * NINPUTS + cause]
+    if new != end.state:
+        if c.want >> KIND_TCP_STATE_CHANGE & 1:
+            tell_step(c, side, new, at)
+        else:
+            end.state = new
+
 cdef inline void fin_passes(end_t *S, const pkt_t *p) noexcept nogil:
     """`p` is forwarded: if it has the FIN of its sender, that may take effect."""
     if p.tcp_flags & TCP_FIN and S.flags & END_FIN_SENT and S.fin_seq == p.seq + p.payload_len + (p.tcp_flags & TCP_SYN != 0):
         S.flags |= END_FIN_PASSED
 
-cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil
+cdef uint8_t transition[121]        # NSTATES * NINPUTS: to which state, by state and input
+
+cdef void tell_step(scene_t *c, int side, int new, int at) noexcept nogil
 cdef void track_established(scene_t *c) noexcept nogil
 cdef void track_syn(end_t *S, const pkt_t *p) noexcept nogil
 cdef void track_open(flow_t *f, const pkt_t *p, int midstream) noexcept nogil
@@ -53,7 +85,6 @@ cdef bint track_overheard(scene_t *c, int cause) noexcept nogil
 cdef void track_revive(scene_t *c) noexcept nogil
 cdef void track_duplicate_syn(scene_t *c) noexcept nogil
 cdef void track_time_out(scene_t *c) noexcept nogil
-cdef void history_add(flow_t *f, int side, int letter) noexcept nogil
 
 cdef enum:                  # bits of end_t.hist, in the order of LETTERS in flow/view.pyx
     HIST_SYN = 0

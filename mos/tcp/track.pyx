@@ -16,46 +16,19 @@ from mos.tcp.trouble cimport known_trouble, side_trouble_t, trouble_of, trouble_
 
 from mos.tcp import states
 
-cdef extern from *:
-    int __builtin_clzll(unsigned long long x) nogil
-
-cdef uint8_t[NSTATES * NINPUTS] transition
 for _i, _s in enumerate(states.matrix()):
     transition[_i] = _s
 
 
-cdef inline int letters(uint64_t word) noexcept nogil:
-    """How many are in a word of a history; none is 0."""
-    return (63 - __builtin_clzll(word)) // 5 + 1 if word else 0
-
-
-cdef void history_add(flow_t *f, int side, int letter) noexcept nogil:
-    """Write a letter of Zeek's connection history once per side; the client's in capitals."""
-    cdef uint64_t code = 1 + 2 * letter + side
-    cdef int n
-    if f.end[side].hist >> letter & 1:
-        return
-    n = letters(f.hist)
-    f.end[side].hist |= 1 << letter
-    if n < HIST_LEN:
-        f.hist |= code << 5 * n
-    elif flow_more(f) != NULL:
-        f.more.hist |= code << 5 * letters(f.more.hist)
-
-
-cdef void track_step(scene_t *c, int side, int cause, int at) noexcept nogil:
-    """One input to one end's state machine."""
+cdef void tell_step(scene_t *c, int side, int new, int at) noexcept nogil:
+    """TcpStateChange, and the change."""
     cdef end_t *end = &c.flow.end[side]
-    cdef uint8_t new = transition[end.state * NINPUTS + cause]
-    cdef event_t *e
-    if new == end.state:
-        return
-    e = ring_add(c.ring, c.want, KIND_TCP_STATE_CHANGE, c.flow, c.pkt, c.now, side, c.to_server)
+    cdef event_t *e = ring_add(c.ring, c.want, KIND_TCP_STATE_CHANGE, c.flow, c.pkt, c.now, side, c.to_server)
     if e != NULL:
         e.at = <uint8_t>at
         e.old = end.state
-        e.new = new
-    end.state = new
+        e.new = <uint8_t>new
+    end.state = <uint8_t>new
 
 
 cdef void track_established(scene_t *c) noexcept nogil:

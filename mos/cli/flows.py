@@ -2,9 +2,9 @@
 import hashlib
 import json
 import os
-import sys
 
 from mos.cli.conn import conn_state
+from mos.cli.report import complain
 from mos.errors import CaptureError, UsageError
 from mos.events import BadChecksum, FlowEnd, OutOfWindow, OverlapConflict, StreamData, StreamGap, on
 from mos.nf import NF, Chain
@@ -197,7 +197,7 @@ def run(args):
     try:
         engine.run(args.read)
     except CaptureError as e:
-        print(f"mos: {args.read}: {e}", file=sys.stderr)
+        complain(e)
         status = 1
     engine.close()
     if not args.json:

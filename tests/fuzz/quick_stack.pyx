@@ -2,7 +2,8 @@
 """From frames to verdicts: both balances hold after every packet, a flow starts and ends once, its bytes and gaps come by offset,
 each once unless their packet was dropped, queues are sound and within their bounds, and nothing is left at the end."""
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 from mos cimport action_t, event_t, mos_capsule
 from mos.core cimport NDROPPED, Core, counters_t
 from mos.early cimport EARLY_ALL, EARLY_NOT
@@ -11,6 +12,7 @@ from mos.events.kinds cimport KIND_FLOW_END, KIND_FLOW_START, KIND_PACKET_IN, KI
 from mos.events.ring cimport AT_SENDER, EV_REDELIVERED
 from mos.flow.flow cimport END_SHUTDOWN, end_t, flow_cold, flow_t, reasm_of
 from mos.flow.table cimport table_first, table_next
+from mos.io.port cimport Port
 from mos.lifetime cimport end_flow
 from mos.net.domain cimport domains_free, domains_t
 from mos.net.frag cimport frag_clear
@@ -48,6 +50,8 @@ cdef uint64_t number         # of the packet in hand
 cdef int started, ended
 cdef list engines = []
 cdef Stack stack
+cdef Port nowhere = Port()
+cdef bint batches
 
 
 cdef int watch(void *ctx, const event_t *e, action_t *a) noexcept nogil:
@@ -163,6 +167,20 @@ make("inline", Editor("one"), max_flows=64, checksum="off")
 make("inline", Editor("one"), Box("two"), max_flows=3, checksum="off", limits=TIGHT, holes="skip")
 
 
+cdef int pass_through(Stack k, pkt_t *p) noexcept nogil:
+    """As `feed` has it, or as a batch of its own: that goes express where it may."""
+    cdef uint8_t *copy
+    cdef int rc
+    if not batches:
+        return k.packet(p)
+    copy = <uint8_t *>malloc(p.caplen)
+    memcpy(copy, p.frame, p.caplen)
+    p.frame = copy
+    rc = k.whole_batch(nowhere, p, 1)
+    free(copy)
+    return rc
+
+
 cdef void send(void *to, const uint8_t *frame, uint32_t caplen, uint32_t wirelen, int64_t now) noexcept with gil:
     """One frame through the stack, and what must hold behind it."""
     global number
@@ -174,7 +192,7 @@ cdef void send(void *to, const uint8_t *frame, uint32_t caplen, uint32_t wirelen
     memset(&p, 0, sizeof(p))
     p.frame, p.caplen, p.wirelen, p.ts, p.number, p.linktype = frame, caplen, wirelen, now, k.n.packets_in + 1, 1
     number = p.number
-    must(k.packet(&p) == 0 or not must(k.bus.failed, "only a handler ends a run"), "no handler ends a run")
+    must(pass_through(k, &p) >= 0 or not must(k.bus.failed, "only a handler ends a run"), "no handler ends a run")
     must(k.ring.n == 0 and k.ring.lost == 0, "the ring is empty between packets")
     must(k.early == EARLY_NOT and k.early_bytes <= EARLY_ALL, "segments wait in bounds, and of none in hand")
     balance(k)
@@ -234,7 +252,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     cdef size_t answers
     if size < 2:
         return 0
-    use(data[0])
+    use(data[0], data[1] >> 1 & 1)
     answers = (size - 2) // 4 if data[1] & 1 else 0
     choices.p, choices.left = data + size - answers, answers
     r.p, r.left = data + 2, size - 2 - answers
@@ -244,8 +262,9 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     return 0
 
 
-cdef void use(uint32_t which) noexcept with gil:
-    global stack, started, ended
+cdef void use(uint32_t which, bint by_batch) noexcept with gil:
+    global stack, started, ended, batches
+    batches = by_batch
     stack = (<Stack>engines[which % len(engines)].stack)
     stack.bus.holding = 1
     started = ended = 0

@@ -16,7 +16,7 @@ from mos.state.blocks cimport slots_commit
 from mos.tcp.classify cimport FAR_BACK
 from mos.tcp.predict cimport hears_nothing_new, ordinary_heard, predicted_sent, untroubled
 from mos.tcp.queue cimport reasm_t, seg_end
-from mos.tcp.reasm cimport excess, reasm_append
+from mos.tcp.reasm cimport excess, reasm_add
 from mos.tcp.seq cimport seq_diff, seq_ge
 from mos.tcp.track cimport scene_t
 from mos.tcp.trouble cimport trouble_t
@@ -57,7 +57,7 @@ cdef inline int straight_behind(Core k, flow_t *f, const pkt_t *p, int s) noexce
         abort(k, &c)
         return WAY_DONE
     k.committed = 1
-    reasm_append(<reasm_t **>reasm_at(f, s), &k.budget, at, p.payload, p.payload_len, lent(k, p), k.now)
+    reasm_add(<reasm_t **>reasm_at(f, s), &k.budget, at, p.payload, p.payload_len, lent(k, p), True, k.now)
     ordinary_heard(f, p, s)
     slots_commit(k.undo)
     return WAY_DONE

@@ -31,8 +31,9 @@ from mos.state.blocks cimport undo_begin
 from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
 from mos.tcp.index cimport index_fetch
 from mos.tcp.queue cimport REASM_HOT, reasm_t
+from mos.tcp.reasm cimport excess
 from mos.tcp.seq cimport seq_diff
-from mos.tcp.trouble cimport known_trouble, trouble_t
+from mos.tcp.trouble cimport known_trouble
 
 cdef enum:
     FEW_SETS = 1024         # so many sets of handlers, 64 KB, stay in a cache by themselves
@@ -112,14 +113,22 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead
     cdef const pkt_t *p = &batch[i + ahead]
     cdef int s = flow_side(f, p.from_hi) if f != NULL else CLIENT
     cdef const reasm_t *r = <const reasm_t *>reasm_of(f, s) if f != NULL else NULL
-    if r != NULL and ahead == SOON // 2:
+    cdef int far
+    if r == NULL:
+        return
+    if ahead == SOON // 2:
         prefetch_lines(<const char *>r, REASM_HOT)
-        prefetch_lines(<const char *>known_trouble(f), sizeof(trouble_t))
-    elif r != NULL:
-        index_fetch(&r.index, f.end[s].offset + seq_diff(p.seq, f.end[s].nxt), ahead == SOON // 8,
-                    f.mask >> KIND_OVERLAP_CONFLICT & 1)
-        if r.head != NULL:          # given up, or set free
-            prefetch(r.head if ahead == SOON // 4 else r.head.next)
+        if f.more.trouble != NULL:
+            prefetch(f.more.trouble)
+            prefetch(&known_trouble(f).side[s])
+        return
+    far = seq_diff(p.seq, f.end[s].nxt)
+    if far > 0:
+        if not index_fetch(&r.index, f.end[s].offset + <uint64_t>far, ahead == SOON // 8, f.mask >> KIND_OVERLAP_CONFLICT & 1) \
+                and ahead == SOON // 8 and r.head != NULL and excess(r, &k.limits, &k.budget, p.payload_len, 1):
+            prefetch(r.head)        # what lies below it will be given up
+    elif r.head != NULL and p.payload_len and far + <int>p.payload_len > 0:     # set free
+        prefetch(r.head if ahead == SOON // 4 else r.head.next)
 
 cdef inline void call_for(Core k, pkt_t *batch, int i, int n, scout_t *scout) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""

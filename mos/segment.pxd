@@ -29,6 +29,8 @@ cdef inline bint hopeless(const reasm_t *r, int64_t now) noexcept nogil:
         or (r.hole_ns and now - r.hole_ns > HOLE_AGE_S * <int64_t>1000000000)
 
 cdef int segment(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil
+cdef int stream(Core k, scene_t *c) noexcept nogil
+cdef int commit(Core k, scene_t *c) noexcept nogil
 cdef int drain(Core k) noexcept nogil
 cdef int tell(Core k, event_t *e) noexcept nogil
 cdef int flush(Core k, flow_t *f, int side) noexcept nogil

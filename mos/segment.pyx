@@ -79,8 +79,8 @@ cdef judged_t weigh(Core k, scene_t *c, judged_t j) noexcept nogil:
         j = classify(c.flow, c.pkt, c.s, c.truth)
     if j.what == SEG_TAKEN and not c.pkt.tcp_flags & TCP_RST:
         track_spoke_on(c)
-        if t.side[1 - c.s].claims and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
-            t.side[1 - c.s].claims = CLAIM_QUESTIONED
+        if t.claims[1 - c.s] and seq_lt(c.pkt.seq + c.pkt.payload_len, t.side[1 - c.s].claim):
+            t.claims[1 - c.s] = CLAIM_QUESTIONED
     return j
 
 cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept nogil:
@@ -97,8 +97,8 @@ cdef bint second_thoughts(Core k, scene_t *c, trouble_t *t, int cause) noexcept 
         return False
     if track_vouched(c, 1 - c.s):
         return True
-    if t.side[c.s].claims == CLAIM_MADE and seq_ge(c.pkt.ack, t.side[c.s].claim):
-        t.side[c.s].claims = 0
+    if t.claims[c.s] == CLAIM_MADE and seq_ge(c.pkt.ack, t.side[c.s].claim):
+        t.claims[c.s] = 0
         R.snd_max = c.pkt.ack
         adopt_all(k, c, c.s)
         return True
@@ -108,17 +108,18 @@ cdef void adopt_all(Core k, scene_t *c, int side) noexcept nogil:
     """What was parked because of an ACK that has been confirmed was good."""
     cdef end_t *e = &c.flow.end[side]
     cdef reasm_t *r = <reasm_t *>reasm_of(c.flow, side)
-    if r != NULL and r.doubt != NULL:
+    if r != NULL and r.doubts:
         reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset, e.offset + (1 << 20))
         free_late(k, c, side)
 
 cdef int claimed(Core k, scene_t *c) noexcept nogil:
     """The sender has reached an ACK that seemed impossible: it was seen before its data, as captures of several queues have it."""
-    cdef side_trouble_t *by = &known_trouble(c.flow).side[1 - c.s]
+    cdef trouble_t *t = known_trouble(c.flow)
+    cdef const side_trouble_t *by = &t.side[1 - c.s]
     cdef end_t *R = &c.flow.end[1 - c.s]
-    if not by.claims or seq_gt(by.claim, c.flow.end[c.s].snd_max):
+    if not t.claims[1 - c.s] or seq_gt(by.claim, c.flow.end[c.s].snd_max):
         return 0
-    by.claims = 0
+    t.claims[1 - c.s] = 0
     if seq_gt(by.claim + by.claim_wnd, R.rcv_edge):
         R.rcv_edge = by.claim + by.claim_wnd
     return evidence(k, c, c.s, by.claim)
@@ -145,7 +146,7 @@ cdef int refuse(Core k, scene_t *c, judged_t j) noexcept nogil:
         elif p.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN:
             t.syn_side, t.syn_seq, t.syn_ns = <uint8_t>(c.s + 1), p.seq, k.now
         elif j.cause == REFUSED_ACK and seq_gt(p.ack, f.end[1 - c.s].snd_max):
-            t.side[c.s].claims, t.side[c.s].claim = CLAIM_MADE, p.ack
+            t.claims[c.s], t.side[c.s].claim = CLAIM_MADE, p.ack
             t.side[c.s].claim_wnd = p.wnd << scale_of(f, c.s) if S.flags & END_SEEN and p.seq == S.snd_max else 0
     e = ring_add(&k.ring, f.mask, KIND_OUT_OF_WINDOW, f, p, k.now, c.s, c.to_server)
     if e != NULL:
@@ -323,7 +324,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
     ahead = seq_diff(ack, e.nxt)
     if e.flags & END_FIN_SENT and seq_gt(ack, e.fin_seq):
         ahead, e.flags = ahead - 1, e.flags | END_FIN_PASSED
-    if r != NULL and r.doubt != NULL:
+    if r != NULL and r.doubts:
         for i in range(c.pkt.nsack if side != c.s else 0):
             reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset + seq_diff(c.pkt.sack[2 * i], e.nxt),
                         e.offset + seq_diff(c.pkt.sack[2 * i + 1], e.nxt))
@@ -335,7 +336,7 @@ cdef int evidence(Core k, scene_t *c, int side, uint32_t ack) noexcept nogil:
         e.offset = hi
         track_fin(c, side)
         return drain(k)
-    if r != NULL and r.doubt != NULL:
+    if r != NULL and r.doubts:
         reasm_adopt(r, &k.limits, &k.budget, e.offset, e.offset, hi)
     if r != NULL and free_late(k, c, side) < 0:
         return -1

@@ -8,6 +8,7 @@ from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport CAP_RETAINED, KIND_OVERLAP_CONFLICT, KIND_STREAM_DATA, KIND_STREAM_GAP
 from mos.events.ring cimport AT_SENDER, event_t
 from mos.flow.flow cimport CLIENT, FLOW_MIDSTREAM, flow_t, policy_of, reasm_at, reasm_of
+from mos.late cimport late, straight_late
 from mos.net.packet cimport TCP_ACK, TCP_FIN, TCP_URG, pkt_segs, pkt_t
 from mos.notices cimport no_room
 from mos.patience cimport moved_on, patience
@@ -30,7 +31,8 @@ cdef enum:                  # what a packet is to its flow
     STRAIGHT_NOT = 0
     STRAIGHT_NEXT = 1       # what was to be expected within an open connection
     STRAIGHT_BEHIND = 2     # what goes on behind a hole
-    STRAIGHT_MILESTONE = 3  # plus MILESTONE_*: what was to be expected where it opens or closes
+    STRAIGHT_LATE = 3       # what its sender had been beyond before
+    STRAIGHT_MILESTONE = 4  # plus MILESTONE_*: what was to be expected where it opens or closes
 
 cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """STRAIGHT_* of a packet that is not its flow's first. `k.straight`: nobody asks for moments after the forwarding.
@@ -39,7 +41,7 @@ cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) no
     """
     cdef int what
     if p.payload_len and seq_lt(p.seq, f.end[s].snd_max):       # sent again, or late
-        return STRAIGHT_NOT
+        return STRAIGHT_LATE if ordinary(f, p, s) and late(k, f, p, s) else STRAIGHT_NOT
     if k.safe and (p.tcp_flags & TCP_URG or (p.payload_len or p.tcp_flags & TCP_FIN) and not safe_follows(k, f)
                    and safe_flow(k, f, s)):
         return STRAIGHT_NOT
@@ -145,6 +147,8 @@ cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) n
     """`how`: STRAIGHT_*, as goes_straight had it."""
     if how == STRAIGHT_NEXT:
         return straight(k, f, p, s)
+    if how == STRAIGHT_LATE:
+        return straight_late(k, f, p, s)
     return straight_behind(k, f, p, s) if how == STRAIGHT_BEHIND else straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
 
 cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:

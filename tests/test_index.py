@@ -43,3 +43,24 @@ def test_segments_in_and_out_at_random_places():
             assert r.skip() == (first - at, bytes(k % 251 for k in range(first, end)))
             at = end
         assert r.state["queued"] == len(held)
+
+
+def test_offsets_far_apart_and_far_on():
+    """Leaves count from a base that moves on with their segments; what lies 4 GB from the others of one is refused."""
+    rng, r, at, places = random.Random(4), Reassembler(), 0, set()
+    for _ in range(400):
+        place = at + 1 + rng.randrange(1 << 30)
+        if places.isdisjoint(range(place - 1, place + 2)):
+            places.add(place)
+            assert r.write(place, b"x") == b""
+        if len(places) > 20:
+            first = min(places)
+            assert r.skip() == (first - at, b"x")
+            places.remove(first)
+            at = first + 1
+    assert at > 2 << 32 and r.state["segments"] == len(places)
+    assert r.write(max(places) + (1 << 32), b"far") is None
+    for place in sorted(places):
+        assert r.skip() == (place - at, b"x")
+        at = place + 1
+    assert r.state["segments"] == r.state["leaves"] == 0

@@ -9,9 +9,9 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 # The parts of mos (packages and top-level modules), nearest the wire first: each imports only those before it.
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
 ORDER = ("errors", "privileges", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "lend", "leave", "park",
-         "share", "quote", "caps", "notices", "safe", "patience", "early", "pickup", "acked", "segment", "behind", "straight",
-         "lifetime", "datagram", "express", "tally", "stack", "observe", "run", "box", "workers", "notify", "supervise", "doctor",
-         "cli")
+         "share", "quote", "caps", "notices", "safe", "patience", "early", "pickup", "acked", "segment", "behind", "late",
+         "straight", "lifetime", "datagram", "express", "tally", "stack", "observe", "run", "box", "workers", "notify", "supervise",
+         "doctor", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"},
                "mos": {*ORDER[:-1], "io"}}

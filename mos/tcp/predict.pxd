@@ -19,11 +19,11 @@ from mos.tcp.trouble cimport known_trouble, trouble_t
 
 cdef inline bint untroubled(const trouble_t *t) noexcept nogil:
     """No RST and no ACK waits to be confirmed or refuted."""
-    return t == NULL or not (t.rst_side | t.side[0].rst_told | t.side[1].rst_told | t.side[0].claims | t.side[1].claims)
+    return t == NULL or not (t.rst_side | t.rst_told[0] | t.rst_told[1] | t.claims[0] | t.claims[1])
 
 cdef inline bint quiet(const reasm_t *r, const end_t *e) noexcept nogil:
     """Nothing of this end's stream is queued, parked, or was offered and then dropped."""
-    return r == NULL or (r.head == NULL and r.doubt == NULL and r.waiting == NULL and r.hole_ns == 0 and r.acked_ns == 0
+    return r == NULL or (r.head == NULL and r.doubts == 0 and r.waits == 0 and r.hole_ns == 0 and r.acked_ns == 0
                          and r.offered <= e.offset)
 
 cdef inline bint settled(const flow_t *f) noexcept nogil:
@@ -34,7 +34,7 @@ cdef inline bint settled(const flow_t *f) noexcept nogil:
 
 cdef inline bint hears_nothing_new(const reasm_t *r) noexcept nogil:
     """Nothing waits for the word of an ACK that acknowledges just what was delivered."""
-    return r == NULL or (r.doubt == NULL and r.waiting == NULL)
+    return r == NULL or r.doubts | r.waits == 0
 
 cdef inline bint ordinary(const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """Both ends of an open connection live on, and of `p`, sent by `s`, all but its place in the stream is as it was to be."""
@@ -62,14 +62,11 @@ cdef inline bint predicted(const flow_t *f, const pkt_t *p, int s) noexcept nogi
     return m == NULL or (quiet(<const reasm_t *>m.reasm[s], S) and hears_nothing_new(<const reasm_t *>m.reasm[1 - s])
                          and untroubled(<const trouble_t *>m.trouble))
 
-cdef inline void predicted_sent(ring_t *ring, flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
-    """The sending end as it is after a predicted segment, whatever becomes of it; as track_sender has it."""
+cdef inline void ordinary_said(ring_t *ring, flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
+    """The sending end after what an ordinary segment says of the other end's bytes; as track_sender has it."""
     cdef end_t *S = &f.end[s]
     cdef end_t *R = &f.end[1 - s]
     cdef uint32_t wnd = <uint32_t>p.wnd << scale_of(f, s)
-    cdef int letter = HIST_DATA if p.payload_len else HIST_ACK
-    if not S.hist >> letter & 1:
-        history_add(f, s, letter)
     if p.payload_len == 0 and p.ack == S.last_ack:
         note_repeated(ring, f.mask, f, p, s, wnd, now)
     elif known_trouble(f) != NULL:
@@ -78,6 +75,14 @@ cdef inline void predicted_sent(ring_t *ring, flow_t *f, const pkt_t *p, int s, 
     if seq_gt(p.ack + wnd, S.rcv_edge):
         S.rcv_edge = p.ack + wnd
     rtt_heard(R, p.ack, now)
+
+cdef inline void predicted_sent(ring_t *ring, flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
+    """The sending end as it is after a predicted segment, whatever becomes of it; as track_sender has it."""
+    cdef end_t *S = &f.end[s]
+    cdef int letter = HIST_DATA if p.payload_len else HIST_ACK
+    if not S.hist >> letter & 1:
+        history_add(f, s, letter)
+    ordinary_said(ring, f, p, s, now)
     if p.payload_len:
         S.snd_max = p.seq + p.payload_len
         rtt_sent(S, S.snd_max, now)

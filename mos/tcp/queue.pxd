@@ -5,9 +5,36 @@ The memory of all directions of a stack is counted in one `budget_t`, with what 
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
-from mos.tcp.index cimport index_add, index_first, index_floor, index_free, index_remove, index_t, leaf_t
+from mos.tcp.index cimport (
+    index_add, index_first, index_floor, index_free, index_reach, index_remove, index_t, leaf_end, leaf_off, leaf_t)
 from mos.tcp.overlap cimport kept_t, relation
 from mos.tcp.pool cimport pool_cost, pool_free, pool_give, pool_init, pool_t, pool_take
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    #include <stdint.h>
+    #include <string.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
+    /* As memcpy, but what is written goes past the caches: it will not be read before they have forgotten it. */
+    static inline void mos_copy_away(uint8_t *to, const uint8_t *from, size_t n)
+    {
+    #ifdef __SSE2__
+        size_t head = -(uintptr_t)to & 63;
+        if (n >= 256) {
+            memcpy(to, from, head);
+            for (to += head, from += head, n -= head; n >= 64; to += 64, from += 64, n -= 64)
+                for (int i = 0; i < 64; i += 16)
+                    _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+        }
+    #endif
+        memcpy(to, from, n);
+    }
+    """
+    void mos_copy_away(uint8_t *to, const uint8_t *source, size_t n) nogil
 
 cdef enum:
     INDEX_FROM = 4          # queued segments: fewer are walked through as fast as found
@@ -17,6 +44,7 @@ cdef enum:
     SMALL = 1024            # bytes: each KB queued is room for one segment more, up to the bound; so none of a transfer's is small
     SMALL_SHARE = 2         # of all segments so many may be small: 2,048; half as many lost bytes that real kernels took
     SMALL_LEAST = 64        # with small bounds too
+    MUCH_QUEUED = 1 << 22   # bytes of all directions: they, and what comes by meanwhile, leave the caches anyway
     SWALLOW = 16            # queued segments that one may touch and leave as they are; more become one with it
 
 cdef struct seg_t:          # queued bytes [off, off + len)
@@ -35,31 +63,31 @@ cdef struct budget_t:       # memory of all reassembly of one stack
     pool_t   pool           # what it is taken from
 
 cdef enum:
-    REASM_HOT = 256         # bytes of a record that a queued segment needs
+    REASM_HOT = 192         # bytes of a record that a queued segment needs
 
 cdef struct reasm_t:
     seg_t   *head           # queue: sorted, disjoint, all above the delivered offset
     seg_t   *tail
-    seg_t   *doubt          # parked: arrival order, may overlap
-    seg_t   *waiting        # delivered, not yet acknowledged: only for at="acked"
     uint64_t bytes          # in the queue
     uint64_t offered        # highest offset ever offered to handlers: below it is redelivery
     int64_t  hole_ns        # when the present hole appeared, 0: none
     int64_t  acked_ns       # when the receiver first acknowledged past it, 0: not yet
-    index_t  index          # of the queue, once it has INDEX_FROM segments
     uint32_t segs
-    uint32_t doubts
-    kept_t   kept
+    uint32_t doubts         # parked
+    uint32_t waits          # delivered, not yet acknowledged: only for at="acked"
+    uint32_t sents
+    index_t  index          # of the queue, once it has INDEX_FROM segments
+    seg_t   *doubt          # parked: arrival order, may overlap
     seg_t   *doubt_tail
     uint64_t doubt_bytes
     uint64_t doubt_ends     # no parked segment ends at or below it
+    seg_t   *waiting
     seg_t   *waiting_tail
     uint64_t waiting_bytes
     seg_t   *sent           # safe mode: forwarded, not yet acknowledged; in order, may have holes
     seg_t   *sent_tail
     uint64_t sent_bytes
-    uint32_t sents
-    uint32_t waits
+    kept_t   kept
     uint8_t  fin_held       # safe mode: the FIN came with bytes that wait in the queue
 
 cdef inline uint8_t *seg_data(const seg_t *s) noexcept nogil:
@@ -90,7 +118,9 @@ cdef inline seg_t *seg_new(budget_t *b, uint64_t off, const uint8_t *data, uint3
     s.next = NULL
     s.data = <uint8_t *>s + sizeof(seg_t)
     s.off, s.len, s.room, s.doubtful = off, n, n, doubtful
-    if data != NULL:
+    if data != NULL and b.used > MUCH_QUEUED:
+        mos_copy_away(seg_data(s), data, n)
+    elif data != NULL:
         memcpy(seg_data(s), data, n)
     return s
 
@@ -200,6 +230,23 @@ cdef inline seg_t *queue_from(const reasm_t *r, uint64_t off, uint64_t end) noex
     if r.index.n:
         return <seg_t *>index_first(&r.index, off, end)
     return NULL if r.tail == NULL or seg_end(r.tail) <= off else r.head
+
+cdef inline bint queue_reach(const reasm_t *r, uint64_t off, uint64_t end, uint64_t *lo, uint64_t *hi) noexcept nogil:
+    """Does something queued overlap [off, end)? `lo` and `hi`: where the first that does so begins and ends."""
+    cdef uint32_t at = 0
+    cdef const leaf_t *leaf
+    cdef const seg_t *s = r.head
+    if r.index.n:
+        leaf = index_reach(&r.index, off, end, &at)
+        if leaf != NULL:
+            lo[0], hi[0] = leaf_off(leaf, at), leaf_end(leaf, at)
+        return leaf != NULL
+    if s == NULL or seg_end(r.tail) <= off:
+        return False
+    while seg_end(s) <= off:
+        s = s.next
+    lo[0], hi[0] = s.off, seg_end(s)
+    return s.off < end
 
 cdef inline seg_t *queue_before(const reasm_t *r, uint64_t off) noexcept nogil:
     """The last queued segment that begins below `off`."""

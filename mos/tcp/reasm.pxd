@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from mos.tcp.overlap cimport conflicts_t
 from mos.tcp.pool cimport GRAIN, pool_cost
 from mos.tcp.queue cimport (
-    SMALL, SMALL_LEAST, SMALL_SHARE, budget_t, queue_growth, queue_link, reasm_open, reasm_t, seg_cost, seg_queued, seg_t)
+    SMALL, SMALL_LEAST, SMALL_SHARE, budget_t, queue_before, queue_floor, queue_growth, queue_link, reasm_open, reasm_t, seg_cost,
+    seg_queued, seg_t)
 
 cdef struct limits_t:       # per direction
     uint64_t bytes          # queued out of order
@@ -25,6 +26,11 @@ cdef struct piece_t:        # bytes to deliver, contiguous with the piece before
     uint32_t len
     uint8_t  doubtful
     uint8_t  is_new         # out of the segment at hand, not the queue
+
+cdef enum:
+    RELATION_COUNT = 9      # how a segment may lie to another (tcp.overlap)
+
+cdef uint8_t[16 * RELATION_COUNT] new_wins      # by policy and relation: is it the later one's bytes that count?
 
 cdef enum:                  # plan_t.over: which bound the segment would break
     OVER_BYTES = 1          # the direction's bytes
@@ -61,17 +67,22 @@ cdef inline int excess(const reasm_t *r, const limits_t *lim, const budget_t *b,
         return OVER_SEGS
     return OVER_BUDGET if b.used + need > b.cap else 0
 
-cdef inline int reasm_append(reasm_t **r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, bint lent,
-                             int64_t now) noexcept nogil:
-    """Queue a segment behind all others, for which `excess` found room: what a probe and commit of it come to. -1: no memory."""
+cdef inline int reasm_add(reasm_t **r, budget_t *b, uint64_t off, const uint8_t *data, uint32_t len, bint lent,
+                          bint last, int64_t now) noexcept nogil:
+    """Queue a segment that overlaps no other, for which `excess` found room: what a probe and commit of it come to. `last`:
+    behind all others. -1: no memory."""
     cdef reasm_t *q = reasm_open(r, b)
+    cdef seg_t *prev
     cdef seg_t *s
     if q == NULL:
         return -1
     if q.head == NULL:
         q.hole_ns = now
     s = seg_queued(b, off, data, len, 0, lent)
-    return queue_link(q, b, q.tail, s) if s != NULL else -1
+    if s == NULL:
+        return -1
+    prev = q.tail if last else queue_floor(q, off) if q.index.n else queue_before(q, off)     # of many, the one before is cold
+    return queue_link(q, b, prev, s)
 
 cdef reasm_t *reasm_offered(reasm_t **r, budget_t *b, uint64_t to) noexcept nogil
 cdef void plan_init(plan_t *p) noexcept nogil

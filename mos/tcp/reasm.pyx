@@ -12,10 +12,6 @@ from mos.tcp.queue cimport (
 
 from mos.tcp import policies
 
-cdef enum:
-    RELATION_COUNT = 9
-
-cdef uint8_t[16 * RELATION_COUNT] new_wins
 for _i, _wins in enumerate(policies.table()):
     new_wins[_i] = _wins
 
@@ -191,7 +187,7 @@ cdef void drop_below(reasm_t *r, budget_t *b, uint64_t to) noexcept nogil:
         index_fetch_least(&r.index)     # asked for the length of the next hole, and whether there is one behind it
     elif r.head != NULL:
         prefetch(r.head)
-    if r.doubt != NULL and to > r.doubt_ends:
+    if r.doubts and to > r.doubt_ends:
         forget_doubts(r, b, to)
 
 

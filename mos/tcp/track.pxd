@@ -83,6 +83,7 @@ cdef void track_spoke_on(scene_t *c) noexcept nogil
 cdef bint track_vouched(scene_t *c, int side) noexcept nogil
 cdef bint track_overheard(scene_t *c, int cause) noexcept nogil
 cdef void track_revive(scene_t *c) noexcept nogil
+cdef void note_retransmission(ring_t *ring, uint64_t want, flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil
 cdef void track_duplicate_syn(scene_t *c) noexcept nogil
 cdef void track_time_out(scene_t *c) noexcept nogil
 

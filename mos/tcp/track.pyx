@@ -3,7 +3,7 @@ from mos.events.kinds cimport (
     KIND_FLOW_ESTABLISHED, KIND_RETRANSMISSION, KIND_TCP_STATE_CHANGE, KIND_ZERO_WINDOW,
     REFUSED_WINDOW, REXMIT_FIN, REXMIT_FULL, REXMIT_KEEP_ALIVE, REXMIT_PARTIAL, REXMIT_SYN, REXMIT_ZERO_WINDOW_PROBE,
     STATE_CLOSED, STATE_ESTABLISHED, STATE_LISTEN, STATE_SYN_RECEIVED, STATE_SYN_SENT)
-from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add
+from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add, ring_t
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_PASSED, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK,
     END_SEEN, END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_more, iss_of,
@@ -94,12 +94,12 @@ cdef void infer_handshake(scene_t *c) noexcept nogil:
                 track_step(c, CLIENT, RCV_SYN_ACK, AT_SENDER)
 
 
-cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept nogil:
+cdef void note_retransmission(ring_t *ring, uint64_t want, flow_t *f, const pkt_t *p, int s, int64_t now) noexcept nogil:
     """Raise Retransmission if the segment begins below SND.NXT (before it is raised by this very segment)."""
-    cdef flow_t *f = c.flow
-    cdef end_t *S = &f.end[c.s]
-    cdef end_t *R = &f.end[1 - c.s]
-    cdef const pkt_t *p = c.pkt
+    cdef end_t *S = &f.end[s]
+    cdef end_t *R = &f.end[1 - s]
+    cdef int has_fin = p.tcp_flags & TCP_FIN
+    cdef uint32_t length = p.payload_len
     cdef uint32_t again
     cdef int64_t offset
     cdef int kind
@@ -125,12 +125,12 @@ cdef void note_retransmission(scene_t *c, uint32_t length, int has_fin) noexcept
                 kind = REXMIT_KEEP_ALIVE
     S.rtt_start_us = 0
     if trouble_of(f) != NULL:
-        t = &known_trouble(f).side[c.s]
+        t = &known_trouble(f).side[s]
         t.rexmit_packets += 1
         t.rexmit_bytes += again
     if length:
-        history_add(f, c.s, HIST_REXMIT)
-    e = ring_add(c.ring, c.want, KIND_RETRANSMISSION, f, p, c.now, c.s, c.to_server)
+        history_add(f, s, HIST_REXMIT)
+    e = ring_add(ring, want, KIND_RETRANSMISSION, f, p, now, s, s == CLIENT)
     if e != NULL:
         e.cause = <uint8_t>kind
         offset = <int64_t>S.offset + seq_diff(p.seq, S.nxt)
@@ -200,7 +200,7 @@ cdef void track_sender(scene_t *c) noexcept nogil:
             set_base(S, p.seq)
         history_add(f, c.s, HIST_DATA if length else HIST_FIN if has_fin else HIST_ACK)
         if length or has_fin or p.seq != S.snd_max:
-            note_retransmission(c, length, has_fin)
+            note_retransmission(c.ring, c.want, f, p, c.s, c.now)
     if flags & TCP_ACK:
         note_acknowledgement(c, length == 0 and not flags & (TCP_SYN | TCP_FIN | TCP_RST))
         if f.end[1 - c.s].state == STATE_SYN_RECEIVED and seq_gt(p.ack, iss_of(&f.end[1 - c.s])) and S.state >= STATE_ESTABLISHED:
@@ -257,7 +257,7 @@ cdef void track_fin(scene_t *c, int side) noexcept nogil:
 cdef bint ends_in_doubt(const scene_t *c, int side) noexcept nogil:
     """Was a RST in doubt the last word of `side`?"""
     cdef const trouble_t *t = known_trouble(c.flow)
-    return t != NULL and t.side[side].rst_told and seq_le(c.flow.end[side].snd_max, t.side[side].rst_seq)
+    return t != NULL and t.rst_told[side] and seq_le(c.flow.end[side].snd_max, t.side[side].rst_seq)
 
 
 cdef int reset_by(const scene_t *c) noexcept nogil:
@@ -280,7 +280,7 @@ cdef int track_rst_refused(scene_t *c, int in_doubt) noexcept nogil:
     if t == NULL or not c.pkt.tcp_flags & TCP_RST or c.flow.flags & FLOW_CLOSED:
         return 0
     if in_doubt:
-        t.side[c.s].rst_told, t.side[c.s].rst_seq = 1, c.pkt.seq
+        t.rst_told[c.s], t.side[c.s].rst_seq = 1, c.pkt.seq
         t.side[c.s].rst_max[CLIENT], t.side[c.s].rst_max[SERVER] = c.flow.end[CLIENT].snd_max, c.flow.end[SERVER].snd_max
     return who + 1 if in_doubt or borne_out else 0
 
@@ -294,8 +294,8 @@ cdef void track_spoke_on(scene_t *c) noexcept nogil:
     cdef int side
     t.rst_side = 0
     for side in range(2):
-        if t.side[side].rst_told and c.pkt.tcp_flags & TCP_ACK and seq_gt(c.pkt.ack, t.side[side].rst_max[1 - c.s]):
-            t.side[side].rst_told = 0
+        if t.rst_told[side] and c.pkt.tcp_flags & TCP_ACK and seq_gt(c.pkt.ack, t.side[side].rst_max[1 - c.s]):
+            t.rst_told[side] = 0
 
 
 cdef bint parked_to(const flow_t *f, int side, uint32_t seq) noexcept nogil:

@@ -4,14 +4,15 @@
 What most packets are is read, looked up and counted side by side, and what a run sums up is added once in many. All the
 others go as `mos.express` and `mos.stack` have it, in their turn.
 """
+from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
 from mos.express cimport EXPRESS_NOT, FAR, NEAR, express
-from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESETTING, end_t, flow_cold, flow_t
+from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
 from mos.flow.hashes cimport LANES, mos_sip2
 from mos.flow.key cimport load32, load64
-from mos.flow.table cimport entry_t, glance, table_at, table_hash, table_prefetch, table_touch
+from mos.flow.table cimport ALIAS_REF, entry_t, glance, table_at, table_hash, table_prefetch, table_touch
 from mos.io.port cimport BATCH, Port
 from mos.io.scout cimport scout_on
 from mos.lifetime cimport LEAP_S, note_close, pass_tick
@@ -38,6 +39,9 @@ cdef struct tally_t:        # of the packets in a batch
     uint8_t  from_hi[BATCH]
     uint8_t  flags[BATCH]
     uint8_t  what[BATCH]
+    const entry_t *index    # of the table
+    uint32_t mask
+    const char *base        # of its flows; NULL: a flow may go, and its memory with it, so none is looked at before its turn
 
 cdef inline bint tallies(Core k, Port source) noexcept nogil:
     """Whether packets are only counted now. What a packet's handlers do may change that."""
@@ -69,18 +73,31 @@ cdef inline void tally_read(Core k, pkt_t *batch, int n, tally_t *t) noexcept no
                 t.what[i], t.hash[i] = TALLY_FLOW, table_hash(k.table, &batch[i].key)
     for i in range(min(n, <int>FAR)):
         table_prefetch(k.table, t.hash[i])
-    for i in range(0 if k.table.flows.exact else min(n, <int>NEAR)):
+    tally_table(k, t)
+    for i in range(min(n, <int>NEAR) if t.base != NULL else 0):
         tally_guess(k, t, i)
+
+cdef inline void tally_table(Core k, tally_t *t) noexcept nogil:
+    """Where flows are: other packets may have moved that."""
+    t.index, t.mask = k.table.index, k.table.mask
+    t.base = k.table.flows.base if not k.table.flows.exact else NULL
 
 cdef inline void tally_guess(Core k, tally_t *t, int i) noexcept nogil:
     """Fetch the flow whose packet that will be: its first line, which says where the other one is that takes the count."""
-    cdef const entry_t *e = glance(k.table, t.hash[i])
-    t.guess[i] = NULL
-    if e != NULL:
-        t.guess[i] = table_at(k.table, e.ref)
-        prefetch(t.guess[i])
-        if t.flags[i] & TCP_FIN:
-            prefetch(flow_cold(t.guess[i]))     # it may set a timer
+    cdef uint32_t tag = <uint32_t>t.hash[i], at = tag & t.mask
+    cdef const entry_t *e = &t.index[(at + (t.index[at].tag != tag)) & t.mask]     # most are at the first place or the second:
+    cdef flow_t *f
+    if e.tag != tag:                                                        # which one is not for a branch to guess
+        e = glance(k.table, t.hash[i])
+    if e == NULL or e.ref & ALIAS_REF:      # or empty
+        t.guess[i] = NULL
+        return
+    f = t.guess[i] = <flow_t *>(t.base + <size_t>e.ref * FLOW_BYTES) if t.base != NULL else table_at(k.table, e.ref)
+    prefetch(f)
+    if t.flags[i] & (TCP_FIN | TCP_RST):    # it may set a timer
+        prefetch(&f.end[CLIENT].flags)
+        prefetch(&f.end[SERVER].flags)
+        prefetch(flow_cold(f))
 
 cdef inline void tally_fetch(tally_t *t, int i) noexcept nogil:
     if t.guess[i] != NULL:
@@ -102,11 +119,12 @@ cdef inline int64_t tally_until(Core k) noexcept nogil:
 cdef inline int tally_some(Core k, Port source, pkt_t *batch, int i, int n, tally_t *t) noexcept nogil:
     """Count packets from `i` on; the number of the first that has to go another way."""
     cdef int first = i
-    cdef int near = 0 if k.table.flows.exact else NEAR      # until then a flow may go, and its memory with it
+    cdef int near = NEAR if t.base != NULL else 0
     cdef int64_t now = k.now, ts, until = tally_until(k)
     cdef uint64_t wire = 0
     cdef flow_t *f
     cdef end_t *e
+    tally_table(k, t)
     while i < n:
         scout_on(&source.scout)
         if i + FAR < n:
@@ -158,10 +176,17 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
             i = tally_some(k, source, batch, i, n, &t)
         if i == n:
             return 0
+        rc = EXPRESS_NOT
+        if t.what[i] == TALLY_PLAIN and t.guess[i] == NULL and on:
+            tally_table(k, &t)
+            tally_guess(k, &t, i)       # a packet just before may have been its flow's first
+            if t.guess[i] != NULL:
+                continue
         if t.what[i] == TALLY_PLAIN:
             plain(&batch[i], &none)
         batch[i].hash, batch[i].guess = t.hash[i], t.guess[i]
-        rc = express(k, &batch[i], &t.guess[i], 0)
+        if t.guess[i] != NULL or not on:
+            rc = express(k, &batch[i], &t.guess[i], 0)
         if rc == EXPRESS_NOT:
             rc = k.take(&batch[i]) if batch[i].number else pass_tick(k, batch[i].ts)
         if rc < 0 or k.stop:

@@ -6,6 +6,7 @@ They may have second parts that lie apart from them: of every `group` slots the 
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
+from mos.net.packet cimport prefetch_lines
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -136,6 +137,11 @@ cdef inline void *slab_take(slab_t *s, uint32_t *slot) noexcept nogil:
     else:
         s.fresh += 1
     return slab_at(s, slot[0])
+
+cdef inline void slab_expect(const slab_t *s) noexcept nogil:
+    """Call for the memory that slab_take will hand out next."""
+    if not s.exact:
+        prefetch_lines(<const char *>slab_at(s, s.spare if s.n_spare else s.fresh), s.stride)
 
 cdef inline void slab_give(slab_t *s, uint32_t slot) noexcept nogil:
     if s.exact:

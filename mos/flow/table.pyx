@@ -9,7 +9,7 @@ from mos.flow.flow cimport (
     flow_t, more_t)
 from mos.flow.key cimport key_equal
 from mos.flow.slab cimport (
-    HUGE, MADV_HUGEPAGE, slab_at, slab_free, slab_give, slab_grow, slab_init, slab_objects, slab_take, slab_used)
+    HUGE, MADV_HUGEPAGE, slab_at, slab_expect, slab_free, slab_give, slab_grow, slab_init, slab_objects, slab_take, slab_used)
 from mos.net.packet cimport key_t
 from posix.mman cimport madvise
 
@@ -128,6 +128,7 @@ cdef flow_t *table_create_hashed(table_t *t, const key_t *k, uint64_t hash, bint
     f = <flow_t *>slab_take(&t.flows, &slot)
     if f == NULL:
         return NULL
+    slab_expect(&t.flows)
     memset(f, 0, sizeof(flow_t))
     memset(flow_cold(f), 0, sizeof(flow_cold_t))
     memcpy(&f.key, k, sizeof(key_t))

@@ -24,6 +24,7 @@ from mos.io.aside cimport aside_begin, aside_t, aside_take_back
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
                            open_classic, parse_blocks, parse_classic, usual)
+from mos.io.scout cimport scout_start
 from mos.io.turns cimport NAPS, WAITING, nap, turns_end, turns_leave, turns_start, turns_t, turns_take
 
 cdef extern from "<poll.h>" nogil:
@@ -158,6 +159,7 @@ cdef class Source:
         """Fill frame, caplen, wirelen, ts, number, linktype and iface of up to n packets: how many, 0 at the end, -1 on
         damage once all before it was delivered. Frames stay valid until the next call."""
         cdef int got
+        cdef const uint8_t *before
         if n < 1:
             return 0
         if self.aside != NULL:
@@ -167,13 +169,14 @@ cdef class Source:
         while not self.r.why:
             if self.map != NULL:
                 self.let_go()
+            before = self.r.cur
             got = self.parse(&self.r, pkts, n)
             if got == 0 and self.aside != NULL:
                 got = aside_take_back(self.aside, pkts)
             if got:
                 self.r.why = WHY_NOT        # comes again, after these
                 if self.parse == parse_classic and usual(&self.r):
-                    self.scout.at, self.scout.end, self.scout.header = self.r.cur, self.r.end, self.r.header
+                    scout_start(&self.scout, self.r.cur, self.r.end, self.r.header, self.r.cur - before, got)
                 return got
             if self.r.why or self.refill():
                 continue
@@ -414,6 +417,7 @@ cdef class Source:
         """Let go of file and memory: frames delivered are invalid now but for whom they are lent to, the next batch is the end.
         Idempotent."""
         self.r.cur = self.r.end = self.r.base = self.scout.at = NULL
+        self.scout.step = 0
         if self.map != NULL and not self.lent:
             munmap(self.map, self.map_size)
             self.map = NULL

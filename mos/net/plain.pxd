@@ -11,6 +11,14 @@ from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.packet cimport CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_TCP, OPT_TS, PKT_FLOW, key_t, pkt_t
 from mos.net.transport cimport NOP_NOP_TS, options_whole, tcp_options
 
+cdef extern from *:
+    """
+    #define MOS_ROTL64(x, n) ((x) << (n) | (x) >> (-(n) & 63))
+    #define MOS_ROTL32(x, n) ((x) << (n) | (x) >> (-(n) & 31))
+    """
+    uint64_t rotl64 "MOS_ROTL64"(uint64_t x, uint32_t n) nogil
+    uint32_t rotl32 "MOS_ROTL32"(uint32_t x, uint32_t n) nogil
+
 cdef enum:
     ETHERNET = 14           # bytes of its header
     HEADERS = 54            # Ethernet, IPv4 and TCP without options
@@ -83,23 +91,18 @@ cdef struct glimpse_t:      # what is read of such a packet where only packets a
 
 cdef inline bint glimpse(const pkt_t *p, glimpse_t *g, uint64_t *broken_options) noexcept nogil:
     """The same as `plain` says, and no more than that. False: it is no such packet."""
-    cdef uint32_t header = plain_header(p)
+    cdef uint32_t header = plain_header(p), src, dst, ports
     cdef const uint8_t *h = p.frame + ETHERNET
     cdef const uint8_t *t = h + 20
-    cdef uint64_t addresses
-    cdef uint64_t swap
-    cdef uint32_t ports
     if not header:
         return False
     g.payload = be16(h + 2) - 20 - header
-    if header > 20 and not (header == 32 and be32(t + 20) == NOP_NOP_TS) and not options_whole(t + 20, header - 20):
+    if header != 20 and not (header == 32 and be32(t + 20) == NOP_NOP_TS) and not options_whole(t + 20, header - 20):
         broken_options[0] += 1
     g.flags = t[13]
-    g.from_hi = (<uint64_t>be32(h + 12) << 16 | be16(t)) > (<uint64_t>be32(h + 16) << 16 | be16(t + 2))
-    swap = -<uint64_t>g.from_hi     # without a branch, as in plain
-    memcpy(&addresses, h + 12, 8)
-    g.addresses = addresses ^ ((addresses ^ (addresses << 32 | addresses >> 32)) & swap)
-    ports = be32(t)
-    ports = ports << 16 | ports >> 16
-    g.ports = (ports ^ ((ports ^ (ports << 16 | ports >> 16)) & <uint32_t>swap)) | <uint64_t>(4 << 8 | IPPROTO_TCP) << 32
+    memcpy(&g.addresses, h + 12, 8)
+    src, dst, ports = be32(h + 12), be32(h + 16), be32(t)
+    g.from_hi = src > dst if src != dst else ports >> 16 > (ports & 0xffff)
+    g.addresses = rotl64(g.addresses, g.from_hi * 32)       # without a branch, as in plain
+    g.ports = rotl32(ports, 16 - g.from_hi * 16) | <uint64_t>(4 << 8 | IPPROTO_TCP) << 32
     return True

@@ -23,7 +23,7 @@ from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t, prefetch, prefetch_lines
-from mos.patience cimport arm, patience
+from mos.patience cimport arm, arm_new, patience
 from mos.segment cimport drain, flush, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.queue cimport reasm_t
@@ -75,7 +75,7 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
         return NULL
     if p.proto == IPPROTO_TCP and not k.flat:
         track_open(f, p, midstream)
-    arm(k, f, p)
+    arm_new(k, f, p)
     return f
 
 

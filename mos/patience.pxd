@@ -2,10 +2,10 @@
 """How long a flow may be silent until it is taken for over, and what else its new states come to."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.core cimport Core
-from mos.events.kinds cimport STATE_TIME_WAIT
+from mos.events.kinds cimport STATE_LISTEN, STATE_SYN_SENT, STATE_TIME_WAIT
 from mos.flow.flow cimport END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, flow_cold, flow_names, flow_t
 from mos.flow.table cimport table_hash, table_promote, table_slot
-from mos.flow.wheel cimport wheel_arm, wheel_armed, wheel_queue
+from mos.flow.wheel cimport QUEUE_CLOSED, QUEUE_DATAGRAMS, QUEUE_HALF_OPEN, wheel_arm, wheel_armed, wheel_queue
 from mos.net.packet cimport IPPROTO_TCP, pkt_t
 from mos.tcp.track cimport track_over
 
@@ -23,9 +23,19 @@ cdef inline void arm(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
         return
     if f.flags & FLOW_CLOSED:
         hash = p.hash if p != NULL and flow_names(f) == NULL else table_hash(k.table, &f.key)
-        wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash)
+        wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash, QUEUE_CLOSED)
     else:
         wheel_arm(k.idle, table_slot(k.table, f), when)
+
+cdef inline void arm_new(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
+    """Start the idle timer of a flow whose first packet this is, for what that will make of it: most wait equally long."""
+    cdef bint tcp = f.key.proto == IPPROTO_TCP and not k.flat
+    cdef int64_t wait = max(k.idle_ns[STATE_SYN_SENT], k.idle_ns[STATE_LISTEN]) if tcp else patience(k, f)
+    if f.flags & FLOW_MIDSTREAM:
+        arm(k, f, p)
+    else:
+        wheel_queue(k.idle, table_slot(k.table, f), f.last_ns + wait, <uint32_t>p.hash,
+                    QUEUE_HALF_OPEN if tcp else QUEUE_DATAGRAMS)
 
 cdef inline void moved_on(Core k, flow_t *f, const pkt_t *p, int64_t before) noexcept nogil:
     """What the new states mean for the flow: its place among those to evict, its end, its time-out, which was `before`."""

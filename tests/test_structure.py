@@ -16,7 +16,8 @@ MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"},
                "mos": {*ORDER[:-1], "io"}}
 MAY_IMPORT["cli"] |= {"mos"}
-for user in ("core", "lend", "leave", "park", "safe", "express", "tally", "stack", "run", "box", "workers", "supervise", "doctor", "cli"):
+for user in ("core", "lend", "leave", "park", "safe", "express", "tally", "stack", "run", "box", "workers", "supervise",
+             "doctor", "cli"):
     MAY_IMPORT[user].add("io")
 MAY_IMPORT["__main__"] = {"cli"}
 PUBLIC = {"mos", "mos.events", "mos.errors", "mos.testing"}   # what a middlebox may import: as its user could

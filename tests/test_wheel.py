@@ -16,40 +16,42 @@ class Model:
 
     def __init__(self):
         self.heap, self.live, self.order, self.clock = [], {}, 0, 0
-        self.queue = []         # entries, void ones too: they stand until what was before them has gone
+        self.queues = [], [], []        # entries, void ones too: they stand until what was before them has gone
 
-    def arm(self, node, when, queued=False):
-        self.live[node] = (when, not queued, self.order)
+    def arm(self, node, when, which=3):
+        self.live[node] = (when, which, self.order)
         heapq.heappush(self.heap, (*self.live[node], node))
         self.order += 1
 
-    def put(self, node, when):
+    def put(self, node, when, which):
         """Queued if it comes in order."""
-        in_order = when >= self.clock and (not self.queue or when >= self.queue[-1][0])
-        self.arm(node, when, in_order)
+        queue = self.queues[which]
+        in_order = when >= self.clock and (not queue or when >= queue[-1][0])
+        self.arm(node, when, which if in_order else 3)
         if in_order:
-            self.queue.append((*self.live[node], node))
+            queue.append((*self.live[node], node))
 
     def cancel(self, node):
         self.live.pop(node, None)
 
     def expire(self, now):
         self.clock = max(self.clock, now)
-        while self.queue and self.queue[0][0] <= self.clock and self.live.get(self.queue[0][3]) != self.queue[0][:3]:
-            self.queue.pop(0)
+        for queue in self.queues:
+            while queue and queue[0][0] <= self.clock and self.live.get(queue[0][3]) != queue[0][:3]:
+                queue.pop(0)
         while self.heap and self.heap[0][0] <= self.clock:
             *due, node = heapq.heappop(self.heap)
             if self.live.get(node) == tuple(due):
                 del self.live[node]
-                if not due[1]:
-                    assert self.queue.pop(0) == (*due, node)
+                if due[1] < 3:
+                    assert self.queues[due[1]].pop(0) == (*due, node)
                 return node
         return None
 
 
 node = st.integers(0, NODES - 1)
 delta = st.one_of(st.integers(-200, 200), st.integers(-2**36, 2**36), st.sampled_from([63, 64, 65, 4095, 4096, 2**30]))
-change = st.one_of(st.tuples(st.sampled_from(["arm", "queue"]), node, delta), st.tuples(st.just("cancel"), node))
+change = st.one_of(st.tuples(st.sampled_from(["arm", 0, 1, 2]), node, delta), st.tuples(st.just("cancel"), node))
 step = st.one_of(change, st.tuples(st.just("expire"), delta, st.lists(change, max_size=4)))
 
 
@@ -57,12 +59,12 @@ def apply(what, wheel, model, now):
     if what[0] == "arm":
         wheel._arm(what[1], max(now + what[2], 0))
         model.arm(what[1], max(now + what[2], 0))
-    elif what[0] == "queue":
-        wheel._queue(what[1], max(now + what[2], 0))
-        model.put(what[1], max(now + what[2], 0))
-    else:
+    elif what[0] == "cancel":
         wheel._cancel(what[1])
         model.cancel(what[1])
+    else:
+        wheel._queue(what[1], max(now + what[2], 0), what[0])
+        model.put(what[1], max(now + what[2], 0), what[0])
 
 
 @settings(max_examples=400, deadline=None)
@@ -189,6 +191,17 @@ def test_those_who_wait_equally_long_are_queued():
     assert drain(wheel, begin + wait + 3) == [2]
     assert drain(wheel, begin + 10 * wait) == [4, 1, *left[1:], 0]
     assert wheel.counters()["armed"] == 0 and not wheel._due(NEVER - 1)
+
+
+def test_what_was_disarmed_makes_room():
+    """A flood: each node is armed, and disarmed when a hundred others have been. The queue never gets longer."""
+    wheel = Wheel(_nodes=5000)
+    for n in range(20_000):
+        wheel._queue(n % 5000, 10**9 + n, 1)
+        if n >= 100:
+            wheel._cancel((n - 100) % 5000)
+    assert wheel.counters()["queue"] == 1024 and wheel.counters()["armed"] == 100
+    assert drain(wheel, NEVER) == list(range(4900, 5000))
 
 
 def test_the_queue_is_bounded_by_its_nodes():

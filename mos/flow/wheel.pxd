@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Timers over packet time: arm and cancel in O(1), expiry in the order of times, then of arming."""
-from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport flow_cold, flow_t, timer_node_t
 from mos.flow.slab cimport slab_at, slab_t
 
@@ -11,18 +11,31 @@ cdef enum:
     PAST = LEVELS * SLOTS   # the list of nodes before the clock, sorted, has its head behind theirs
     HEAD = 0x80000000       # this bit in a neighbour's number: a head, else 1 + the slot of the object with the node; 0: none
     NO_TIMER = 0xffffffff
-    QUEUED = 0x7fffffff     # a node's `prev`: it is in the queue, and `next` is the number of its entry
+    QUEUED = 0x7ffffffc     # and a queue's number, a node's `prev`: it is in that, and `next` is the number of its entry
+
+cdef enum:                  # queues; of what is due at one time those in the first come first, those in none last
+    QUEUE_CLOSED = 0
+    QUEUE_HALF_OPEN = 1
+    QUEUE_DATAGRAMS = 2
+    QUEUES = 3
 
 cdef struct due_t:
     int64_t  when
     uint32_t slot
     uint32_t tag            # whatever its owner wants to be told again when it is due
 
+cdef struct queue_t:        # of those who wait equally long: by time as they come, and read in a row when memory is cold
+    due_t   *at
+    uint32_t first          # ring: entries gone and entries ever, modulo 2**32; one whose node does not say so is void
+    uint32_t behind
+    uint32_t room           # entries it has memory for, a power of two
+    int64_t  last           # the time of the last
+
 cdef struct wheel_t:
     int64_t  clock          # every node in `slot` has when >= clock, those in PAST have when < clock
     int64_t  seen           # the latest time it was told
     int64_t  next_due       # nothing is due before this; INT64_MAX: nothing armed
-    int64_t  listed_due     # nothing but what is in the queue
+    int64_t  listed_due     # nothing but what is in a queue
     uint64_t order          # armings ever
     uint64_t fired
     uint32_t armed          # nodes; they belong to flows and stacks, whose bounds are theirs
@@ -32,12 +45,9 @@ cdef struct wheel_t:
     const slab_t *of        # what has the nodes:
     bint     flows          # flows, in their cold parts, or objects that begin with one
     bint     sorts          # few that are due soon are put in order at once: for time-outs, which are armed far ahead
-    due_t   *queue          # of those who wait equally long: by time as they come, and read in a row when memory is cold
-    uint32_t first          # ring: entries gone and entries ever, modulo 2**32; one whose node does not say so is void
-    uint32_t behind
-    uint32_t room           # entries it has memory for, a power of two
-    int64_t  queued_last    # the time of the last
-    const due_t *came       # the entry of what came due last, until something is armed; NULL: it was not in the queue
+    queue_t  queues[3]      # QUEUE_*
+    uint8_t  turn           # the one that something came due in last
+    const due_t *came       # the entry of what came due last, until something is armed; NULL: it was in no queue
     timer_node_t slot[705]  # LEVELS * SLOTS list heads, and PAST; in slot s of level l, digit l is s and the clock's is not
 
 cdef class Wheel:
@@ -47,7 +57,7 @@ cdef class Wheel:
 
 cdef void wheel_start(wheel_t *w, int64_t now) noexcept nogil
 cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil
-cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag) noexcept nogil
+cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag, int which) noexcept nogil
 cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil
 cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil
 
@@ -65,4 +75,5 @@ cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
 
 cdef inline const due_t *wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
     """Whose turn in the queue comes after `n` others, unless it has been disarmed; NULL: nobody's. To be called for in time."""
-    return &w.queue[w.first + n & w.room - 1] if w.behind - w.first > n and not w.of.exact else NULL
+    cdef const queue_t *q = &w.queues[w.turn]
+    return &q.at[q.first + n & q.room - 1] if q.behind - q.first > n and not w.of.exact else NULL

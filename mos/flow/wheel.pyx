@@ -5,11 +5,11 @@ clock's, in the slot of its own digit. So the earliest node is in the first busy
 jumps there over any distance at once, and the slot's nodes move down. Nodes of equal time are always in one list: they
 stay in arming order.
 
-Beside it is a queue for the most frequent of all time-outs, of flows that have closed: they wait equally long, so they come due
-as they were armed. Their nodes lie in memory that has gone cold meanwhile; a list through them would be followed a cache miss
-after the other, entries in a row can be looked at ahead of time.
+Beside it are queues for the most frequent of all time-outs, of flows that have closed and of new ones: each kind waits equally
+long, so they come due as they were armed. Their nodes lie in memory that has gone cold meanwhile; a list through them would be
+followed a cache miss after the other, entries in a row can be looked at ahead of time. Who is disarmed there touches no other.
 """
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from mos.flow.flow cimport FLOW_BYTES, timer_node_t
 from mos.flow.slab cimport slab_at, slab_free, slab_holds, slab_init, slab_take
@@ -22,6 +22,7 @@ cdef extern from *:
 
 cdef enum:
     QUEUE_FIRST = 1024      # entries of 16 bytes; doubles as it fills
+    FIRST_QUEUED = 1 << 16    # of new flows; beyond the wheel serves: an idle one shall not take 16 bytes more for its first time-out
 
 
 cdef inline timer_node_t *node_at(wheel_t *w, uint32_t number) noexcept nogil:
@@ -65,7 +66,7 @@ cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
     w.armed -= 1
     if w.armed == 0:
         w.next_due = w.listed_due = INT64_MAX
-    if n.prev == QUEUED:
+    if n.prev & ~<uint32_t>3 == QUEUED:
         n.prev = 0
         n.when = 0
         return
@@ -98,52 +99,65 @@ cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
     place(w, slot + 1)
 
 
-cdef bint queue_room(wheel_t *w) noexcept nogil:
-    """Is there room for one more? As many as there are objects have it; more means that most are void."""
-    cdef uint32_t room = w.room * 2 if w.room else QUEUE_FIRST, i, n
-    cdef due_t *p
-    if w.behind - w.first < w.room:
+cdef inline bint void_entry(const wheel_t *w, int which) noexcept nogil:
+    """Has whoever the first entry of the queue, which is not empty, is about been disarmed, or armed anew?"""
+    cdef const queue_t *q = &w.queues[which]
+    cdef uint32_t slot = q.at[q.first & q.room - 1].slot
+    if w.of.exact and not slab_holds(w.of, slot):
         return True
-    if w.room >= w.of.limit:
+    return wheel_node(w, slot).prev != <uint32_t>(QUEUED + which) or wheel_node(w, slot).next != q.first
+
+
+cdef bint queue_room(wheel_t *w, int which) noexcept nogil:
+    """Is there room for one more? As many as there are objects have it; more means that most are void."""
+    cdef queue_t *q = &w.queues[which]
+    cdef uint32_t room = q.room * 2 if q.room else QUEUE_FIRST, i, n
+    cdef due_t *p
+    if q.behind - q.first < q.room:
+        return True
+    while q.behind != q.first and void_entry(w, which):     # of a flood those before the first that was not evicted
+        q.first += 1
+    if q.behind - q.first < q.room:
+        return True
+    if q.room >= w.of.limit or (which != QUEUE_CLOSED and q.room >= FIRST_QUEUED):
         return False
-    p = <due_t *>realloc(w.queue, room * sizeof(due_t))
+    p = <due_t *>realloc(q.at, room * sizeof(due_t))
     if p == NULL:
         return False
-    for n in range(w.room):     # all of the ring, which is full, to where it belongs in one twice as long
-        i = w.first + n
-        p[i & room - 1] = p[i & w.room - 1]
-    w.queue, w.room = p, room
+    for n in range(q.room):     # all of the ring, which is full, to where it belongs in one twice as long
+        i = q.first + n
+        p[i & room - 1] = p[i & q.room - 1]
+    q.at, q.room = p, room
     return True
 
 
-cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag) noexcept nogil:
+cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag, int which) noexcept nogil:
     """As wheel_arm, for time-outs which come in order. Of several due at one time, those armed so come first.
 
-    `tag` is told when it comes due, if it could be queued.
+    `tag` is told when it comes due, if it could be queued. `which`: QUEUE_*, of those who wait as long.
     """
+    cdef queue_t *q = &w.queues[which]
     cdef due_t *e
-    if (w.behind != w.first and when < w.queued_last) or when < w.seen or not queue_room(w):
+    if (q.behind != q.first and when < q.last) or when < w.seen or not queue_room(w, which):
         wheel_arm(w, slot, when)
         return
     rearm(w, slot, when)
-    wheel_node(w, slot).prev, wheel_node(w, slot).next = QUEUED, w.behind
-    e = &w.queue[w.behind & w.room - 1]
+    wheel_node(w, slot).prev, wheel_node(w, slot).next = <uint32_t>(QUEUED + which), q.behind
+    e = &q.at[q.behind & q.room - 1]
     e.when, e.slot, e.tag = when, slot, tag
-    w.behind += 1
-    w.queued_last = when
+    q.behind += 1
+    q.last = when
 
 
-cdef int64_t queue_head(wheel_t *w) noexcept nogil:
+cdef inline int64_t queue_head(wheel_t *w, int which) noexcept nogil:
     """When the queue's first is due, INT64_MAX: there is none. Void entries that are due by now go."""
-    cdef const due_t *e
-    while w.first != w.behind:
-        e = &w.queue[w.first & w.room - 1]
-        if e.when > w.seen:
-            return e.when
-        if not (w.of.exact and not slab_holds(w.of, e.slot)) and wheel_node(w, e.slot).prev == QUEUED \
-                and wheel_node(w, e.slot).next == w.first:
-            return e.when
-        w.first += 1
+    cdef queue_t *q = &w.queues[which]
+    cdef int64_t when
+    while q.first != q.behind:
+        when = q.at[q.first & q.room - 1].when
+        if when > w.seen or not void_entry(w, which):
+            return when
+        q.first += 1
     return INT64_MAX
 
 
@@ -210,10 +224,12 @@ cdef uint32_t fire(wheel_t *w, uint32_t slot) noexcept nogil:
     return slot
 
 
-cdef uint32_t fire_queued(wheel_t *w) noexcept nogil:
+cdef uint32_t fire_queued(wheel_t *w, int which) noexcept nogil:
     """The queue's first, which is armed. It keeps `when`, as `fire` has it."""
-    cdef const due_t *e = &w.queue[w.first & w.room - 1]
-    w.first += 1
+    cdef queue_t *q = &w.queues[which]
+    cdef const due_t *e = &q.at[q.first & q.room - 1]
+    q.first += 1
+    w.turn = <uint8_t>which
     w.came = e
     w.fired += 1
     w.armed -= 1
@@ -251,23 +267,27 @@ cdef uint32_t fire_listed(wheel_t *w, int64_t now, int64_t queued) noexcept nogi
 
 
 cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
-    """The slot of the next object due at `now`, earliest first, then those of the queue, then in arming order; NO_TIMER: no more.
+    """The slot of the next object due at `now`, earliest first, then by queue, then in arming order; NO_TIMER: no more.
 
     The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
     armed or cancelled; one armed for `now` or before fires in this loop. Time going back is ignored.
     """
-    cdef int64_t queued
+    cdef int64_t queued = INT64_MAX, head
     cdef uint32_t slot
+    cdef int which = QUEUE_CLOSED, i
     if now < w.seen:
         now = w.seen
     w.seen = now
-    queued = queue_head(w)
+    for i in range(QUEUES):
+        head = queue_head(w, i)
+        if head < queued:
+            queued, which = head, i
     if w.listed_due <= now and w.listed_due < queued:
         slot = fire_listed(w, now, queued)
         if slot != NO_TIMER:
             return slot
-    if queued <= now and w.first != w.behind:
-        return fire_queued(w)
+    if queued <= now and w.queues[which].first != w.queues[which].behind:
+        return fire_queued(w, which)
     w.next_due = min(w.listed_due, queued)
     return NO_TIMER
 
@@ -296,15 +316,18 @@ cdef class Wheel:
             self.c.slot[i].next = self.c.slot[i].prev = HEAD | i
 
     def __dealloc__(self):
+        cdef int i
         if self.c != NULL:
-            free(self.c.queue)
+            for i in range(QUEUES):
+                free(self.c.queues[i].at)
         free(self.c)
         slab_free(&self.nodes)
 
     def counters(self):
         """armed and peak: timers now and most at a time. started: armings ever. fired: expiries ever.
-        queue: entries it has memory for, 16 bytes each."""
-        return {"armed": self.c.armed, "peak": self.c.peak, "started": self.c.order, "fired": self.c.fired, "queue": self.c.room}
+        queue: entries its queues have memory for, 16 bytes each."""
+        return {"armed": self.c.armed, "peak": self.c.peak, "started": self.c.order, "fired": self.c.fired,
+                "queue": sum([self.c.queues[i].room for i in range(QUEUES)])}
 
     # For tests: timers are named by number.
     def _start(self, now):
@@ -313,8 +336,8 @@ cdef class Wheel:
     def _arm(self, handle, when):
         wheel_arm(self.c, known(self, handle), when)
 
-    def _queue(self, handle, when):
-        wheel_queue(self.c, known(self, handle), when, handle)
+    def _queue(self, handle, when, which=0):
+        wheel_queue(self.c, known(self, handle), when, handle, which)
 
     def _cancel(self, handle):
         wheel_cancel(self.c, known(self, handle))

@@ -18,7 +18,7 @@ from mos.io.aside cimport aside_before, aside_t
 from mos.io.port cimport SEND_ON
 from mos.io.scout cimport scout_on, scout_t
 from mos.leave cimport leave
-from mos.lifetime cimport LEAP_S, note_close, pass_time
+from mos.lifetime cimport LEAP_S, note_close, opened, opens, pass_time, time_goes
 from mos.net.decode cimport decode_ahead
 from mos.net.domain cimport DOMAIN_OVERFLOW
 from mos.net.dressed cimport decode_dressed
@@ -26,9 +26,9 @@ from mos.net.packet cimport (
     AHEAD_ELSEWHERE, AHEAD_FLOW, AHEAD_NOT, CSUM_BAD_IP, CSUM_BAD_L4, IPPROTO_TCP, IPPROTO_UDP, TCP_FIN, TCP_RST, pkt_segs, pkt_t,
     prefetch, prefetch_lines)
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
-from mos.segment cimport WAY_FAILED
+from mos.segment cimport FRESH_OPENS, WAY_FAILED, apart
 from mos.state.blocks cimport undo_begin
-from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, goes_straight, straight_on
+from mos.straight cimport STRAIGHT_NEXT, STRAIGHT_NOT, STRAIGHT_OPENS, goes_straight, straight_on
 from mos.tcp.index cimport index_fetch
 from mos.tcp.queue cimport REASM_HOT, reasm_t
 from mos.tcp.reasm cimport excess
@@ -45,16 +45,17 @@ cdef enum:
 cdef enum:              # how an express way ended
     EXPRESS_FAILED = -1     # a handler raised and the run is to stop
     EXPRESS_DONE = 0        # the packet has left
-    EXPRESS_ANSWERED = 1    # its flow has had it; a handler answered, so it is not yet decided what leaves
+    EXPRESS_ANSWERED = 1    # its flow has had it, or none could be made; it is not yet decided what leaves
     EXPRESS_NOT = 2         # it is not for here: nothing has happened
 
+cdef inline bint time_goes_on(Core k, int64_t ts) noexcept nogil:
+    """`ts` is no leap, nor what comes after one."""
+    return not k.leap and k.now and ts - k.now < <int64_t>LEAP_S * 1000000000
+
 cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
-    """Nothing comes due by `ts`, and it is no leap: the clock may just be set."""
-    if ts <= k.now:
-        ts = k.now
-    elif k.now == 0 or ts - k.now >= <int64_t>LEAP_S * 1000000000:
-        return False
-    return not k.leap and not wheel_due(k.idle, ts) and not wheel_due(k.timers, ts)
+    """Nor does anything come due by then: the clock may just be set."""
+    cdef int64_t now = max(ts, k.now)
+    return time_goes_on(k, ts) and not wheel_due(k.idle, now) and not wheel_due(k.timers, now)
 
 cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexcept nogil:
     """Of a batch, what no packet's fate can change: decode the simple ones, and call for where the first flows are listed.
@@ -163,47 +164,66 @@ cdef inline int pass_behind(Core k, const aside_t *a, int n) noexcept nogil:
     """And with those behind all `n` packets of the batch, unless the run stops there."""
     return 0 if a == NULL or n < 1 or k.stop else pass_by(k, a, n, aside_before(a, n))
 
+cdef inline void come_in(Core k, const pkt_t *p, int others) noexcept nogil:
+    """It is its turn, and its time."""
+    k.n.packets_in += 1 + others
+    k.n.elsewhere += others
+    k.n.bytes_in += p.wirelen
+    k.n.decoded += 1
+    if p.ts > k.now:
+        k.now = k.slots.now = p.ts
+    k.committed = k.edited = 0
+
 cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept nogil:
     """EXPRESS_*. `p` was decoded ahead; the answer to the packet before it is settled.
 
     `others`: so many packets just before it, none later than it, go by with it.
     """
     cdef flow_t *f
-    cdef int s, how
+    cdef int s = CLIENT, how = STRAIGHT_OPENS
     if p.ahead != AHEAD_FLOW or (p.proto != IPPROTO_TCP and p.proto != IPPROTO_UDP) or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
-            or p.key.domain == DOMAIN_OVERFLOW or not time_stands(k, p.ts):
+            or p.key.domain == DOMAIN_OVERFLOW:
         return EXPRESS_NOT
+    if not time_stands(k, p.ts):
+        if others or not time_goes_on(k, p.ts):
+            return EXPRESS_NOT
+        if time_goes(k, p) < 0:
+            return EXPRESS_FAILED
     f = <flow_t *>p.guess
     if not table_known(f, &p.key):
         f = table_peek(k.table, &p.key, p.hash)
-    if f == NULL or f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
-        return EXPRESS_NOT
-    s = flow_side(f, p.from_hi)
-    how = STRAIGHT_NEXT if k.flat or p.proto == IPPROTO_UDP else goes_straight(k, f, p, s)
-    if how == STRAIGHT_NOT:
-        return EXPRESS_NOT
-    k.n.packets_in += 1 + others
-    k.n.elsewhere += others
-    k.n.bytes_in += p.wirelen
-    k.n.decoded += 1
+    if f == NULL:
+        if not opens(k, p):
+            return EXPRESS_NOT
+        come_in(k, p, others)
+        f = flow[0] = opened(k, p)
+        if f == NULL:
+            return EXPRESS_FAILED if k.bus.failed else EXPRESS_ANSWERED
+        k.fresh = FRESH_OPENS
+    else:
+        if f.flags & (FLOW_DROPPED | FLOW_RESETTING) or flow_names(f) != NULL or f.mask >> KIND_PACKET_IN & 1:
+            return EXPRESS_NOT
+        s = flow_side(f, p.from_hi)
+        how = STRAIGHT_NEXT if k.flat or p.proto == IPPROTO_UDP else goes_straight(k, f, p, s)
+        if how == STRAIGHT_NOT:
+            return EXPRESS_NOT
+        come_in(k, p, others)
+        k.fresh = 0
+        table_touch(f)
     k.n.tracked += 1
     if p.gso_size:
         k.n.more_segments += pkt_segs(p) - 1
-    if p.ts > k.now:
-        k.now = k.slots.now = p.ts
-    k.fresh = k.committed = k.edited = 0
     f.end[s].packets += 1
     f.end[s].bytes += p.wirelen
     f.end[s].payload += p.payload_len
     f.last_ns = k.now
-    table_touch(f)
     undo_begin(k.undo, f)
     flow[0] = f
     if k.flat:          # nobody is told anything, so nobody answers
         f.end[s].offset += p.payload_cap
         if p.tcp_flags & (TCP_FIN | TCP_RST):
             note_close(k, f, p, s)
-    elif (datagram(k, f, p, s) if p.proto == IPPROTO_UDP else straight_on(k, f, p, s, how)) == WAY_FAILED:
+    elif (apart(datagram)(k, f, p, s) if p.proto == IPPROTO_UDP else straight_on(k, f, p, s, how)) == WAY_FAILED:
         return EXPRESS_FAILED
     elif k.answer.verdict or k.answer.edits != NULL or flow_names(f) != NULL or caps_met(k):
         return EXPRESS_ANSWERED

@@ -11,21 +11,24 @@ from mos.core cimport (
 from mos.early cimport early_free
 from mos.events.bus cimport MOS_DROP, answer_clear, answer_reset, answer_t, bus_take_gil, use_set
 from mos.events.kinds cimport (
-    CAP_FLOWS, KIND_FLOW_END, KIND_ORPHAN, KIND_PACKET_IN, KIND_TCP_STATE_CHANGE, KIND_TIMER, ORPHAN_NO_SYN, ORPHAN_TABLE_FULL)
+    CAP_FLOWS, KIND_FLOW_END, KIND_FLOW_START, KIND_ORPHAN, KIND_PACKET_IN, KIND_TCP_STATE_CHANGE, KIND_TIMER, ORPHAN_NO_SYN,
+    ORPHAN_TABLE_FULL)
 from mos.events.ring cimport event_t, ring_add
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_EVICTED, END_FIN, END_FIN_DONE, END_FIN_SENT, END_IDLE, END_RST_CLIENT, END_SEEN, END_STOPPED,
-    FLOW_BYTES, FLOW_CLOSED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t)
+    FLOW_BYTES, FLOW_CLOSED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, end_t, flow_cold, flow_t)
 from mos.flow.slab cimport slab_at
 from mos.flow.table cimport (
-    table_at, table_create_hashed, table_expect, table_prefetch, table_remember, table_remove, table_slot, table_victim)
+    table_at, table_create_hashed, table_expect, table_find_hashed, table_prefetch, table_remember, table_remove, table_slot,
+    table_victim)
 from mos.flow.view cimport flow_view_end
 from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
 from mos.leave cimport leave_again
-from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t, prefetch, prefetch_lines
+from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_t, prefetch, prefetch_lines
 from mos.patience cimport arm, arm_new, patience
 from mos.segment cimport drain, flush, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
+from mos.tcp.milestone cimport first_syn
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_free
 from mos.tcp.seq cimport seq_diff, seq_gt
@@ -76,6 +79,21 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
     if p.proto == IPPROTO_TCP and not k.flat:
         track_open(f, p, midstream)
     arm_new(k, f, p)
+    return f
+
+
+cdef bint opens(Core k, const pkt_t *p) noexcept nogil:
+    """Is `p` the first SYN of a TCP flow that there is not yet, and is nobody asked about each packet?"""
+    cdef const alias_t *via
+    return p.proto == IPPROTO_TCP and first_syn(p) and not p.tcp_flags & TCP_URG and not k.flat \
+        and not k.bus.any_mask >> KIND_PACKET_IN & 1 and table_find_hashed(k.table, &p.key, p.hash, &via) == NULL
+
+
+cdef flow_t *opened(Core k, const pkt_t *p) noexcept nogil:
+    """The flow of such a packet, as admit has it, which starts."""
+    cdef flow_t *f = admit(k, p)
+    if f != NULL:
+        ring_add(&k.ring, f.mask, KIND_FLOW_START, f, p, k.now, CLIENT, 1)
     return f
 
 
@@ -271,6 +289,18 @@ cdef int expire(Core k) noexcept nogil:
     k.phase = PHASE_PACKET
     answer_clear(k.bus, &k.answer)
     return 0
+
+
+cdef int time_goes(Core k, const pkt_t *p) noexcept nogil:
+    """What has come due by the time of `p` happens, with `p` in hand. -1: a handler raised, and `p` counts as having come."""
+    cdef int rc
+    k.n.packets_in += 1
+    rc = pass_time(k, p.ts)
+    if rc == 0:
+        k.n.packets_in -= 1
+    else:
+        k.n.bytes_in += p.wirelen
+    return rc
 
 
 cdef int idle_out(Core k, flow_t *f) noexcept nogil:

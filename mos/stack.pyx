@@ -137,7 +137,7 @@ cdef class Stack(Core):
             if rc == EXPRESS_NOT:
                 rc = self.take(&batch[i]) if batch[i].number else pass_tick(self, batch[i].ts)
             elif rc == EXPRESS_ANSWERED:
-                rc = self.finish(&batch[i], f, flow_side(f, batch[i].from_hi))
+                rc = self.finish(&batch[i], f, flow_side(f, batch[i].from_hi) if f != NULL else CLIENT)
             if rc < 0:
                 return -2
             if (self.stop and not source.live) or (self.until and self.n.packets_in == self.until):

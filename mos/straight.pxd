@@ -14,10 +14,10 @@ from mos.notices cimport no_room
 from mos.patience cimport moved_on, patience
 from mos.pickup cimport pickup
 from mos.safe cimport safe_flow, safe_follows, safe_keep, safe_room, safe_trim
-from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, drain, segment, tell
+from mos.segment cimport FRESH_OPENS, WAY_DONE, WAY_FAILED, abort, apart, drain, segment, tell
 from mos.state.blocks cimport slots_commit
 from mos.tcp.classify cimport TRUTH_INLINE
-from mos.tcp.milestone cimport MILESTONE_SYN, first_syn, milestone, milestone_sent, milestone_taken
+from mos.tcp.milestone cimport first_syn, milestone, milestone_sent, milestone_taken
 from mos.tcp.predict cimport ordinary, predicted, predicted_sent, predicted_taken
 from mos.tcp.queue cimport reasm_t
 from mos.tcp.reasm cimport reasm_keep, reasm_probe
@@ -33,6 +33,7 @@ cdef enum:                  # what a packet is to its flow
     STRAIGHT_BEHIND = 2     # what goes on behind a hole
     STRAIGHT_LATE = 3       # what its sender had been beyond before
     STRAIGHT_MILESTONE = 4  # plus MILESTONE_*: what was to be expected where it opens or closes
+    STRAIGHT_OPENS = 5      # of these MILESTONE_SYN, its first packet
 
 cdef inline int goes_straight(Core k, const flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """STRAIGHT_* of a packet that is not its flow's first. `k.straight`: nobody asks for moments after the forwarding.
@@ -83,13 +84,14 @@ cdef inline void straight_keep(Core k, flow_t *f, const pkt_t *p, int s) noexcep
     c.flow, c.pkt, c.s = f, p, s
     safe_keep(k, &c)
 
-cdef inline void straight_abort(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
+cdef inline int straight_abort(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     cdef scene_t c
     c.flow, c.pkt, c.s = f, p, s
     k.plan.next = k.plan.to = f.end[s].offset
     if f.mask & WANTS_BYTES or (k.safe and safe_follows(k, f)):
         k.plan.to += p.payload_len
     abort(k, &c)
+    return WAY_DONE
 
 cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     """Sender, handlers, receiver. WAY_DONE: the answer tells whether it is forwarded; WAY_FAILED."""
@@ -102,15 +104,14 @@ cdef inline int straight(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogi
     if p.payload_len:
         if k.safe and safe_follows(k, f):
             k.n.reassembled += 1
-            if straight_kept(k, f, p, s) < 0:
+            if apart(straight_kept)(k, f, p, s) < 0:
                 return WAY_FAILED
         else:
             k.n.reassembled += f.mask & WANTS_BYTES != 0
             if f.mask >> KIND_STREAM_DATA & 1 and straight_data(k, f, p, s) < 0:
                 return WAY_FAILED
     if k.answer.verdict >= MOS_HOLD:
-        straight_abort(k, f, p, s)
-        return WAY_DONE
+        return apart(straight_abort)(k, f, p, s)
     k.committed = 1
     if k.copy != NULL:
         straight_keep(k, f, p, s)
@@ -133,8 +134,7 @@ cdef inline int straight_milestone(Core k, flow_t *f, const pkt_t *p, int s, int
     if k.ring.n and drain(k) < 0:
         return WAY_FAILED
     if k.answer.verdict >= MOS_HOLD:
-        straight_abort(k, f, p, s)
-        return WAY_DONE
+        return apart(straight_abort)(k, f, p, s)
     k.committed = 1
     milestone_taken(&c, what)
     if k.ring.n and drain(k) < 0:
@@ -148,8 +148,10 @@ cdef inline int straight_on(Core k, flow_t *f, const pkt_t *p, int s, int how) n
     if how == STRAIGHT_NEXT:
         return straight(k, f, p, s)
     if how == STRAIGHT_LATE:
-        return straight_late(k, f, p, s)
-    return straight_behind(k, f, p, s) if how == STRAIGHT_BEHIND else straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
+        return apart(straight_late)(k, f, p, s)
+    if how == STRAIGHT_BEHIND:
+        return apart(straight_behind)(k, f, p, s)
+    return straight_milestone(k, f, p, s, how - STRAIGHT_MILESTONE)
 
 cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noexcept nogil:
     """WAY_* of a TCP segment through its flow, straight or the long way. `fresh`: FRESH_*."""
@@ -165,7 +167,7 @@ cdef inline int through(Core k, flow_t *f, const pkt_t *p, int s, int fresh) noe
         if not fresh:
             how = goes_straight(k, f, p, s)
         elif fresh == FRESH_OPENS and first_syn(p) and not (k.safe and p.tcp_flags & TCP_URG):
-            how = STRAIGHT_MILESTONE + MILESTONE_SYN
+            how = STRAIGHT_OPENS
     if how == STRAIGHT_NOT:
         return segment(k, f, p, s, fresh)
     k.fresh = <uint8_t>fresh

@@ -1,6 +1,7 @@
 """A run takes ordinary packets express, `feed` never does: both tell the same, in the same order, and pass the same on."""
 from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,23 @@ def test_a_run_says_what_feeding_says(tmp_path_factory, seed, share, truth):
     packets.pcap(path)
     how = {"truth": "tap" if truth == "tap" else "inline", "safe": "on" if truth == "safe" else "off"}
     assert outcome(packets.packets, path, share, True, **how) == outcome(packets.packets, path, share, False, **how)
+
+
+@pytest.mark.parametrize("full", ["embryonic", "lru", "refuse"])
+@pytest.mark.parametrize("truth", ["tap", "inline", "safe"])
+def test_a_full_table_is_met_alike(tmp_path, full, truth):
+    """Flows begin where there is room for three; time-outs run out between their packets, and ends speak again after them."""
+    parts = []
+    for i in range(40):
+        c = tcp(f"10.0.0.{i % 7 + 1}:{i % 9 + 1}", "10.0.1.1:80", start_ns=10**18 + i * 700_000_000).send(b"request").reply(b"response")
+        if i % 3:
+            c.wait(i % 4 * 3).close("client" if i % 2 else "server")
+        parts.append(c)
+    packets = merge(*parts)
+    packets.pcap(tmp_path / "in.pcap")
+    how = {"truth": "tap" if truth == "tap" else "inline", "safe": "on" if truth == "safe" else "off", "full": full, "max_flows": 3}
+    assert outcome(packets.packets, tmp_path / "in.pcap", 5, True, **how) == \
+        outcome(packets.packets, tmp_path / "in.pcap", 5, False, **how)
 
 
 def test_at_the_level_of_flows_both_ways_count_alike(tmp_path):

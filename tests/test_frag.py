@@ -109,6 +109,21 @@ def test_overlaps_against_a_model(pieces, policy, six):
         assert (r["status"] if not r["cause"] else CAUSES[r["cause"]]) == want
 
 
+@pytest.mark.parametrize("policy", ["first", "last"])
+@pytest.mark.parametrize("seed", range(4))
+def test_many_pieces_far_apart_against_a_model(seed, policy):
+    """Over all 64 KB, many of them in one stretch, some overlapping; then what is left, so that it becomes whole."""
+    rng, d, model = random.Random(seed), Decoder(overlap=policy), Model(policy)
+    places = [(8 * rng.choice([rng.randrange(8000), 5000 + rng.randrange(99)]), rng.choice([8, 8, 24, 800])) for _ in range(200)]
+    places += [(0, 65008), (65008, 8)]
+    for start, size in places:
+        data = rng.randbytes(size)
+        want = model.add(start, data, start < 65008)
+        r = d.parse(ether(ip4(data, ICMP, frag=start // 8 | 0x2000 * (start < 65008))))
+        assert isinstance(want, bytes) or r["status"] == want == "fragment"
+    assert r["payload"] == want[8:] and d.counters()["datagrams_bytes"] == 0
+
+
 def test_headers_of_the_first_fragment_are_kept():
     whole = tcp(b"x" * 30, src=A6, dst=B6)
     before = bytes([44, 0]) + b"\1\4" + bytes(4)        # destination options

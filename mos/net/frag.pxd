@@ -38,6 +38,11 @@ cdef struct fragkey_t:  # compared and hashed as 44 bytes: no padding
     uint32_t domain
     uint32_t proto      # IPv4: the protocol; IPv6: 256, its fragments may name different ones
 
+cdef enum:
+    STRETCH_BITS = 13       # a datagram has eight stretches of 8 KB: of 256 pieces some 16 are walked through, not all
+    STRETCHES = 8
+    MARKED_FROM = 16        # pieces: fewer are walked through as fast
+
 cdef struct datagram_t:
     datagram_t *chain
     datagram_t *older
@@ -46,6 +51,7 @@ cdef struct datagram_t:
     int64_t  born       # when its first fragment came, ns
     piece_t *pieces
     piece_t *tail
+    piece_t **marks     # by stretch: the last piece that begins there, NULL: none does; NULL: there are few pieces
     uint8_t *header     # of the fragment at offset 0, NULL until it came
     uint32_t header_len
     uint32_t next_at

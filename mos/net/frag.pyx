@@ -58,7 +58,8 @@ cdef void empty(frags_t *f, datagram_t *d) noexcept nogil:
         free(d.pieces)
         d.pieces = next
     free(d.header)
-    d.tail, d.header = NULL, NULL
+    free(d.marks)
+    d.tail, d.header, d.marks = NULL, NULL, NULL
     frag_unpark(f, &d.parked)
     d.parked_last = NULL
     f.bytes -= d.cost - <uint32_t>sizeof(datagram_t)
@@ -142,6 +143,41 @@ cdef datagram_t *find(frags_t *f, const fragment_t *x) noexcept nogil:
     return d
 
 
+cdef inline piece_t *begin_at(const datagram_t *d, uint32_t at) noexcept nogil:
+    """A piece that begins at or before `at`, not many before the last that does; NULL: the first is to be looked at."""
+    cdef int stretch = at >> STRETCH_BITS
+    cdef piece_t *p
+    if d.marks == NULL:
+        return NULL
+    p = d.marks[stretch]
+    if p != NULL and p.start <= at:
+        return p
+    while stretch > 0:
+        stretch -= 1
+        if d.marks[stretch] != NULL:
+            return d.marks[stretch]
+    return NULL
+
+
+cdef void mark(frags_t *f, datagram_t *d, piece_t *p) noexcept nogil:
+    """`p` is new."""
+    cdef uint32_t stretch = p.start >> STRETCH_BITS
+    if d.marks != NULL:
+        if d.marks[stretch] == NULL or d.marks[stretch].start < p.start:
+            d.marks[stretch] = p
+        return
+    if d.npieces >= MARKED_FROM:
+        d.marks = <piece_t **>calloc(STRETCHES, sizeof(piece_t *))
+    if d.marks == NULL:
+        return
+    d.cost += STRETCHES * <uint32_t>sizeof(piece_t *)
+    f.bytes += STRETCHES * <uint32_t>sizeof(piece_t *)
+    p = d.pieces
+    while p != NULL:
+        d.marks[p.start >> STRETCH_BITS] = p
+        p = p.next
+
+
 cdef int relation(datagram_t *d, const fragment_t *x) noexcept nogil:
     """How x lies to what is there: beside it, wholly within it with the same bytes, or neither."""
     cdef uint32_t start = x.offset
@@ -149,9 +185,12 @@ cdef int relation(datagram_t *d, const fragment_t *x) noexcept nogil:
     cdef uint32_t lo, hi
     cdef uint32_t same = 0
     cdef bint touched = False
-    cdef const piece_t *p = d.pieces
+    cdef const piece_t *p
     if d.tail == NULL or d.tail.end <= start:
         return DISJOINT
+    p = begin_at(d, start)
+    if p == NULL:
+        p = d.pieces
     while p != NULL and p.start < end:
         if p.end > start:
             touched = True
@@ -185,7 +224,8 @@ cdef bint lay(frags_t *f, datagram_t *d, const fragment_t *x) noexcept nogil:
     cdef uint32_t end = x.offset + x.length
     cdef uint32_t stop
     cdef piece_t *p
-    cdef piece_t **link = &d.pieces
+    cdef piece_t *before = begin_at(d, at)
+    cdef piece_t **link = &before if before != NULL else &d.pieces
     if d.tail != NULL and d.tail.end <= at:
         link = &d.tail.next
     while at < end:
@@ -205,6 +245,7 @@ cdef bint lay(frags_t *f, datagram_t *d, const fragment_t *x) noexcept nogil:
             link[0] = p
             if p.next == NULL:
                 d.tail = p
+            mark(f, d, p)
             at = stop
         link = &p.next
     return True
@@ -284,7 +325,8 @@ cdef int frag_add(frags_t *f, const fragment_t *x, const uint8_t **datagram, uin
     f.last = NULL
     f.x = x[0]
     frag_expire(f, x.ts)
-    room = x.header_len + x.length + <uint32_t>sizeof(datagram_t) + (x.length // 16 + 1) * <uint32_t>sizeof(piece_t)
+    room = x.header_len + x.length + <uint32_t>(sizeof(datagram_t) + STRETCHES * sizeof(piece_t *)) \
+        + (x.length // 16 + 1) * <uint32_t>sizeof(piece_t)
     if f.bytes + room > f.max_bytes:        # pieces of 8 bytes already there may leave it every other 8
         make_room(f, room)
     d = find(f, x)

@@ -124,8 +124,14 @@ cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
     return 2 * (t.n + 1) <= t.slots or domains_reindex(t, 2 * t.slots if t.slots else 64)
 
 cdef inline uint32_t domain_again(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
-    """The id of this path if it is the one that was asked for last; 0: it is not."""
-    return t.last if t.last and domain_is(t, t.last, path, n) else 0
+    """The id of this path if it is the one that was asked for last; 0: it is not. Others mostly end otherwise: with other
+    addresses, or in another VLAN."""
+    cdef uint32_t have = 0
+    cdef const uint8_t *last
+    if not t.last or not n:
+        return 0
+    last = domain_path(t, t.last, &have)
+    return t.last if have == n and last[n - 1] == path[n - 1] and memcmp(last, path, n) == 0 else 0
 
 cdef inline uint64_t domain_hash(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
     """The hash of a path. Where it is looked for is fetched: soon after it is interned."""

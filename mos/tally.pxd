@@ -8,7 +8,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.express cimport EXPRESS_NOT, FAR, NEAR, express
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, express
 from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
 from mos.flow.hashes cimport LANES, mos_sip2
 from mos.flow.key cimport load32, load64
@@ -170,13 +170,13 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
     cdef bint on = True
     cdef int i = 0, rc
     cdef uint64_t none = 0
+    cdef flow_t *f
     tally_read(k, batch, n, &t)
     while True:
         if on:
             i = tally_some(k, source, batch, i, n, &t)
         if i == n:
             return 0
-        rc = EXPRESS_NOT
         if t.what[i] == TALLY_PLAIN and t.guess[i] == NULL and on:
             tally_table(k, &t)
             tally_guess(k, &t, i)       # a packet just before may have been its flow's first
@@ -185,10 +185,11 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
         if t.what[i] == TALLY_PLAIN:
             plain(&batch[i], &none)
         batch[i].hash, batch[i].guess = t.hash[i], t.guess[i]
-        if t.guess[i] != NULL or not on:
-            rc = express(k, &batch[i], &t.guess[i], 0)
+        rc = express(k, &batch[i], &f, 0)
         if rc == EXPRESS_NOT:
             rc = k.take(&batch[i]) if batch[i].number else pass_tick(k, batch[i].ts)
+        elif rc == EXPRESS_ANSWERED:    # there is no flow for it
+            rc = k.finish(&batch[i], NULL, CLIENT)
         if rc < 0 or k.stop:
             return rc
         i += 1

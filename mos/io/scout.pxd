@@ -18,7 +18,7 @@ cdef extern from *:
 
 cdef enum:
     LEAST = 64              # bytes before the end of what is at hand, within which nobody looks ahead
-    SHORT = 192             # bytes of a record with headers and little else, on average
+    SHORT = 256             # bytes of a record with headers and little else, on average
 
 cdef struct trail_t:
     const uint8_t *past[8]  # where the last records began: only compared, never read
@@ -60,6 +60,7 @@ cdef inline void scout_on(scout_t *s) noexcept nogil:
         prefetch(p + 64)
         if s.step > 128:
             prefetch(p + 128)
+            prefetch(p + 192)
         return
     if p == NULL or s.end - p < LEAST:
         return

@@ -13,8 +13,8 @@ from mos.net.transport cimport NOP_NOP_TS, options_whole, tcp_options
 
 cdef extern from *:
     """
-    #define MOS_ROTL64(x, n) ((x) << (n) | (x) >> (-(n) & 63))
-    #define MOS_ROTL32(x, n) ((x) << (n) | (x) >> (-(n) & 31))
+    #define MOS_ROTL64(x, n) ((x) << ((n) & 63) | (x) >> (-(n) & 63))
+    #define MOS_ROTL32(x, n) ((x) << ((n) & 31) | (x) >> (-(n) & 31))
     """
     uint64_t rotl64 "MOS_ROTL64"(uint64_t x, uint32_t n) nogil
     uint32_t rotl32 "MOS_ROTL32"(uint32_t x, uint32_t n) nogil
@@ -39,7 +39,7 @@ cdef inline uint32_t plain_header(const pkt_t *p) noexcept nogil:
             or be32(h + 12) >> 8 != (ETHERTYPE_IP4 << 8 | VERSION_4_NO_OPTIONS) \
             or be32(h + 20) & (IP4_FRAGMENT << 16 | 0xff) != IPPROTO_TCP:
         return 0
-    header = (h[ETHERNET + 32] >> 4) * 4
+    header = h[ETHERNET + 32] >> 2 & 0x3c
     return header if header >= 20 and 20 + header <= be16(h + ETHERNET + 2) <= p.caplen - ETHERNET else 0
 
 cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:

@@ -8,14 +8,14 @@ from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, express
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, express, time_goes_on, time_stands
 from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
 from mos.flow.hashes cimport LANES, mos_sip2
 from mos.flow.key cimport load32, load64
 from mos.flow.table cimport ALIAS_REF, entry_t, glance, table_at, table_hash, table_prefetch, table_touch
 from mos.io.port cimport BATCH, Port
 from mos.io.scout cimport scout_on
-from mos.lifetime cimport LEAP_S, note_close, pass_tick
+from mos.lifetime cimport LEAP_S, note_close, pass_tick, time_goes
 from mos.net.decode cimport decoder_t
 from mos.net.dressed cimport decode_dressed
 from mos.net.packet cimport AHEAD_FLOW, AHEAD_NOT, PKT_FLOW, TCP_FIN, TCP_RST, pkt_t, prefetch
@@ -145,7 +145,7 @@ cdef inline int tally_some(Core k, Port source, pkt_t *batch, int i, int n, tall
         wire += batch[i].wirelen
         table_touch(f)
         if t.flags[i] & (TCP_FIN | TCP_RST):
-            k.now, batch[i].tcp_flags = now, t.flags[i]
+            k.now, batch[i].tcp_flags, batch[i].hash = now, t.flags[i], t.hash[i]
             note_close(k, f, &batch[i], t.from_hi[i] ^ f.client_hi)
             until = tally_until(k)
         i += 1
@@ -168,7 +168,7 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
     """Take a batch to completion; -1: a handler raised and the run is to stop."""
     cdef tally_t t
     cdef bint on = True
-    cdef int i = 0, rc
+    cdef int i = 0, gone = -1, rc       # gone: for that packet what had come due has happened
     cdef uint64_t none = 0
     cdef flow_t *f
     tally_read(k, batch, n, &t)
@@ -182,6 +182,12 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
             tally_guess(k, &t, i)       # a packet just before may have been its flow's first
             if t.guess[i] != NULL:
                 continue
+        if on and gone < i and batch[i].number and not time_stands(k, batch[i].ts) and time_goes_on(k, batch[i].ts):
+            gone = i
+            if time_goes(k, &batch[i]) < 0:
+                return -1
+            if t.what[i] == TALLY_PLAIN and not k.stop and tallies(k, source):
+                continue            # it may only have to be counted now
         if t.what[i] == TALLY_PLAIN:
             plain(&batch[i], &none)
         batch[i].hash, batch[i].guess = t.hash[i], t.guess[i]

@@ -16,7 +16,7 @@ from mos.flow.table cimport ALIAS_REF, entry_t, glance, table_at, table_hash, ta
 from mos.io.port cimport BATCH, Port
 from mos.io.scout cimport scout_on
 from mos.lifetime cimport LEAP_S, note_close, pass_tick, time_goes
-from mos.net.decode cimport decoder_t
+from mos.net.decode cimport decode_ahead
 from mos.net.dressed cimport decode_dressed
 from mos.net.packet cimport AHEAD_FLOW, AHEAD_NOT, PKT_FLOW, TCP_FIN, TCP_RST, pkt_t, prefetch
 from mos.net.plain cimport glimpse, glimpse_t, plain
@@ -53,7 +53,7 @@ cdef inline void tally_read(Core k, pkt_t *batch, int n, tally_t *t) noexcept no
     """Decode and hash, and call for where the first flows are listed."""
     cdef glimpse_t g
     cdef uint64_t k0 = k.table.k0, k1 = k.table.k1, mask = k.table.hash_mask
-    cdef int i, plainly = 0, at = 0
+    cdef int i, plainly = 0, left = 0, at = 0
     for i in range(n):
         if not batch[i].gso_size and glimpse(&batch[i], &g, &k.dec.broken_options):
             t.addresses[i], t.ports[i], t.payload[i], t.from_hi[i], t.flags[i] = g.addresses, g.ports, g.payload, g.from_hi, g.flags
@@ -67,7 +67,10 @@ cdef inline void tally_read(Core k, pkt_t *batch, int n, tally_t *t) noexcept no
         mos_sip2(t.addresses + at, t.ports + at, t.hash + at, k0, k1, mask)
         at += LANES
     if plainly < n:
-        decode_dressed(k.dec, batch, n)
+        for i in range(n):
+            left += decode_ahead(k.dec, &batch[i], 1) if t.what[i] == TALLY_OTHER else 0
+        if left:
+            decode_dressed(k.dec, batch, n)
         for i in range(n):
             if t.what[i] == TALLY_OTHER and batch[i].ahead == AHEAD_FLOW:
                 t.what[i], t.hash[i] = TALLY_FLOW, table_hash(k.table, &batch[i].key)

@@ -19,13 +19,16 @@ DEBUG = bool(os.environ.get("MOS_DEBUG"))   # bounds and invariants checked, no 
 BASE = "build/debug" if DEBUG else "build"  # apart: objects are reused by date, whatever flags made them
 CFLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-fno-plt", "-Wno-sign-compare"]
 CFLAGS = os.environ.get("MOS_CFLAGS", "").split() or CFLAGS    # of tests/sanitize/build, which builds in a tree of its own
+# GCC gives up putting functions into one another where a module has many, but the run loop is to be of one piece.
+ONE_PIECE = {"mos.stack": ["--param=inline-unit-growth=300", "--param=large-function-growth=2000",
+                           "--param=large-stack-frame-growth=10000", "--param=max-inline-insns-single=3000"]}
 if DEBUG:
     DIRECTIVES.update(boundscheck=True, nonecheck=True)
 
 
 def extension(name):
     path = name.replace(".", "/") + ".pyx"
-    return Extension(name, [path], extra_compile_args=CFLAGS, define_macros=[("MOS_DEBUG", str(int(DEBUG)))])
+    return Extension(name, [path], extra_compile_args=CFLAGS + ONE_PIECE.get(name, []), define_macros=[("MOS_DEBUG", str(int(DEBUG)))])
 
 
 def landed(name):

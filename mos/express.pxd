@@ -11,7 +11,7 @@ from mos.datagram cimport datagram
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
-from mos.flow.hashes cimport hash_ahead
+from mos.flow.hashes cimport LANES, hash_ahead
 from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_before, aside_t
@@ -57,12 +57,20 @@ cdef inline bint time_stands(Core k, int64_t ts) noexcept nogil:
     cdef int64_t now = max(ts, k.now)
     return time_goes_on(k, ts) and not wheel_due(k.idle, now) and not wheel_due(k.timers, now)
 
+cdef inline void look_up_first(Core k, pkt_t *batch, int n) noexcept nogil:
+    """Call for where the flows of a batch's first packets are listed, of n that are hashed."""
+    cdef int i
+    hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
+    for i in range(min(n, <int>FAR)):
+        if batch[i].ahead == AHEAD_FLOW:
+            table_prefetch(k.table, batch[i].hash)
+
 cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexcept nogil:
     """Of a batch, what no packet's fate can change: decode the simple ones, and call for where the first flows are listed.
 
     `a`: what other workers take, which is not in the batch; NULL: it may be.
     """
-    cdef int i
+    cdef int i, first, left
     if a != NULL:
         k.n.bytes_in += a.bytes
         k.n.bytes_elsewhere += a.bytes
@@ -73,18 +81,20 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexc
         return
     if k.until and k.until - k.n.packets_in < <uint64_t>n:
         n = <int>(k.until - k.n.packets_in)
+    first = min(n, <int>LANES)
     for i in range(n if k.workers and not k.on_wire and a == NULL else 0):
         if shard_plain(&batch[i], k.workers) not in (k.worker, SHARD_UNKNOWN):
             batch[i].ahead = AHEAD_ELSEWHERE
-    if decode_ahead(k.dec, batch, n) and k.dec.plainly and not k.workers:
+    left = decode_ahead(k.dec, batch, first)
+    look_up_first(k, batch, first)
+    left += decode_ahead(k.dec, batch + first, n - first)       # meanwhile
+    if left and k.dec.plainly and not k.workers:
         decode_dressed(k.dec, batch, n)
-    hash_ahead(batch, n, k.table.k0, k.table.k1, k.table.hash_mask)
-    for i in range(min(n, <int>FAR)):
-        if batch[i].ahead == AHEAD_FLOW:
-            table_prefetch(k.table, batch[i].hash)
+        look_up_first(k, batch, first)
     for i in range(min(n, <int>NEAR)):
         if batch[i].ahead == AHEAD_FLOW:
             batch[i].guess = table_guess(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
+    hash_ahead(batch + first, n - first, k.table.k0, k.table.k1, k.table.hash_mask)     # and meanwhile
 
 cdef inline const flow_t *flow_soon(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
     """The flow of the batch's packet `i`, which has been fetched; NULL: there is none, or it is not known."""

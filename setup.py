@@ -23,12 +23,13 @@ CFLAGS = os.environ.get("MOS_CFLAGS", "").split() or CFLAGS    # of tests/saniti
 ONE_PIECE = {"mos.stack": ["--param=inline-unit-growth=300", "--param=large-function-growth=2000",
                            "--param=large-stack-frame-growth=10000", "--param=max-inline-insns-single=3000"]}
 if DEBUG:
-    DIRECTIVES.update(boundscheck=True, nonecheck=True)
+    DIRECTIVES.update(boundscheck=True)     # nonecheck raises, which code without the GIL cannot
 
 
 def extension(name):
     path = name.replace(".", "/") + ".pyx"
-    return Extension(name, [path], extra_compile_args=CFLAGS + ONE_PIECE.get(name, []), define_macros=[("MOS_DEBUG", str(int(DEBUG)))])
+    return Extension(name, [path], extra_compile_args=CFLAGS + ONE_PIECE.get(name, []),
+                     define_macros=[("MOS_DEBUG", str(int(DEBUG)))])
 
 
 def landed(name):

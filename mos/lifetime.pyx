@@ -86,7 +86,8 @@ cdef bint opens(Core k, const pkt_t *p) noexcept nogil:
     """Is `p` the first SYN of a TCP flow that there is not yet, and is nobody asked about each packet?"""
     cdef const alias_t *via
     return p.proto == IPPROTO_TCP and first_syn(p) and not p.tcp_flags & TCP_URG \
-        and not (k.flat and k.bus.any_mask >> KIND_FLOW_START & 1) and not k.bus.any_mask >> KIND_PACKET_IN & 1 and table_find_hashed(k.table, &p.key, p.hash, &via) == NULL
+        and not (k.flat and k.bus.any_mask >> KIND_FLOW_START & 1) and not k.bus.any_mask >> KIND_PACKET_IN & 1 \
+        and table_find_hashed(k.table, &p.key, p.hash, &via) == NULL
 
 
 cdef flow_t *opened(Core k, const pkt_t *p) noexcept nogil:

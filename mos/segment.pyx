@@ -13,8 +13,8 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport (
     AT_RECEIVER, AT_SENDER, EV_DOUBTFUL, EV_REDELIVERED, EV_UNSENT, event_set, event_t, ring_add)
 from mos.flow.flow cimport (
-    CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED,
-    FLOW_MIDSTREAM, end_t, flow_t, policy_of, reasm_at, reasm_of)
+    CLIENT, END_ACKED, END_FIN, END_FIN_PASSED, END_FIN_SENT, END_SEEN, FLOW_CLOSED, FLOW_EMBRYONIC, end_t, flow_t, policy_of,
+    reasm_at, reasm_of)
 from mos.flow.table cimport table_slot
 from mos.flow.wheel cimport wheel_arm
 from mos.lend cimport lent
@@ -32,8 +32,8 @@ from mos.tcp.reasm cimport (
     reasm_skip)
 from mos.tcp.seq cimport seq_diff, seq_ge, seq_gt, seq_le, seq_lt
 from mos.tcp.track cimport (
-    HIST_GAP, fin_passes, history_add, scale_of, track_duplicate_syn, track_fin, track_over, track_overheard, track_receiver,
-    track_revive, track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
+    HIST_GAP, fin_passes, history_add, scale_of, track_duplicate_syn, track_fin, track_overheard, track_receiver, track_revive,
+    track_rst, track_rst_refused, track_sender, track_spoke_on, track_vouched)
 from mos.tcp.trouble cimport CLAIM_MADE, CLAIM_QUESTIONED, known_trouble, side_trouble_t, trouble_of, trouble_t
 
 cdef int64_t RST_SILENCE_NS = RST_SILENCE_S * <int64_t>1000000000, CLOSED_LINGER_NS = 10_000_000_000   # for segments in flight

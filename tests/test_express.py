@@ -71,7 +71,8 @@ def test_a_full_table_is_met_alike(tmp_path, full, truth):
     """Flows begin where there is room for three; time-outs run out between their packets, and ends speak again after them."""
     parts = []
     for i in range(40):
-        c = tcp(f"10.0.0.{i % 7 + 1}:{i % 9 + 1}", "10.0.1.1:80", start_ns=10**18 + i * 700_000_000).send(b"request").reply(b"response")
+        c = tcp(f"10.0.0.{i % 7 + 1}:{i % 9 + 1}", "10.0.1.1:80", start_ns=10**18 + i * 700_000_000)
+        c.send(b"request").reply(b"response")
         if i % 3:
             c.wait(i % 4 * 3).close("client" if i % 2 else "server")
         parts.append(c)

@@ -22,7 +22,7 @@ cdef extern from *:
 
 cdef enum:
     QUEUE_FIRST = 1024      # entries of 16 bytes; doubles as it fills
-    FIRST_QUEUED = 1 << 16    # of new flows; beyond the wheel serves: an idle one shall not take 16 bytes more for its first time-out
+    FIRST_QUEUED = 1 << 16  # new flows; beyond, the wheel serves: an idle one shall not take 16 bytes more for its first time-out
 
 
 cdef inline timer_node_t *node_at(wheel_t *w, uint32_t number) noexcept nogil:

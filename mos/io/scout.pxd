@@ -43,7 +43,8 @@ cdef inline void call_ahead(trail_t *t, const uint8_t *p, const uint8_t *next) n
     prefetch(far)
     prefetch(far + 64)
 
-cdef inline void scout_start(scout_t *s, const uint8_t *at, const uint8_t *end, uint32_t header, size_t taken, int n) noexcept nogil:
+cdef inline void scout_start(scout_t *s, const uint8_t *at, const uint8_t *end, uint32_t header, size_t taken,
+                             int n) noexcept nogil:
     """The next record is at `at`; the `n` before it took so many bytes."""
     s.at, s.end, s.header = at, end, header
     s.step = <uint32_t>(taken // n) + 1 if taken < <size_t>n * SHORT and taken < <size_t>(end - at) else 0

@@ -6,8 +6,7 @@ from mos.events.kinds cimport (
 from mos.events.ring cimport AT_RECEIVER, AT_SENDER, event_t, ring_add, ring_t
 from mos.flow.flow cimport (
     CLIENT, END_ACKED, END_FIN_DONE, END_FIN_PASSED, END_FIN_SENT, END_PEER_ONLY, END_RST_CLIENT, END_RST_SERVER, END_SACK_OK,
-    END_SEEN, END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, HIST_LEN, SERVER, flow_more, iss_of,
-    reasm_of)
+    END_SEEN, END_SYN, END_TS, END_TS_OK, FLOW_CLOSED, FLOW_ESTABLISHED, FLOW_MIDSTREAM, SERVER, iss_of, reasm_of)
 from mos.net.packet cimport (
     OPT_MSS, OPT_SACK_OK, OPT_TS, OPT_WSCALE, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, pkt_t)
 from mos.tcp.queue cimport queue_before, reasm_t, seg_end, seg_t

@@ -22,7 +22,8 @@ FILES_LEFT_OUT = {
     "test_structure.py": "reads sources, runs none",
     "test_typing.py": "runs mypy, not mos",
 }
-MAPPED = ("test_lend.py", "test_scout.py", "test_tally.py", "test_turns.py")     # are run a second time, with MOS_SANITIZE empty: then captures are mapped
+# These are run a second time, with MOS_SANITIZE empty: then captures are mapped.
+MAPPED = ("test_lend.py", "test_scout.py", "test_tally.py", "test_turns.py")
 TESTS_LEFT_OUT = {
     "test_soak.py::test_memory_does_not_grow_and_both_balances_hold": "measures memory, of which a sanitizer keeps what was freed",
     "test_lend.py::test_no_copy_is_made": "lends what is mapped: of the second run only",

@@ -112,7 +112,8 @@ cdef class Stack(Core):
         n = source.recv_batch(batch, BATCH)
         for i in range(n if self.exact else 0):
             copies[i] = <uint8_t *>malloc(batch[i].caplen)
-            memcpy(copies[i], batch[i].frame, batch[i].caplen)
+            if batch[i].caplen:         # a tick has no frame
+                memcpy(copies[i], batch[i].frame, batch[i].caplen)
             batch[i].frame = copies[i]
         rc = self.whole_batch(source, batch, n)
         for i in range(n if self.exact else 0):

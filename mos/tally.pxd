@@ -193,7 +193,7 @@ cdef inline int tally(Core k, Port source, pkt_t *batch, int n) noexcept nogil:
                 continue            # it may only have to be counted now
         if t.what[i] == TALLY_PLAIN:
             plain(&batch[i], &none)
-        batch[i].hash, batch[i].guess = t.hash[i], t.guess[i]
+        batch[i].hash, batch[i].guess = t.hash[i], NULL if k.table.flows.exact else t.guess[i]     # time may go by first
         rc = express(k, &batch[i], &f, 0)
         if rc == EXPRESS_NOT:
             rc = k.take(&batch[i]) if batch[i].number else pass_tick(k, batch[i].ts)

@@ -9,7 +9,7 @@ from mos.net.bytes cimport be16, be32
 from mos.net.link cimport ETHERTYPE_IP4, LINKTYPE_ETHERNET
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.packet cimport CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_TCP, OPT_TS, PKT_FLOW, key_t, pkt_t
-from mos.net.transport cimport NOP_NOP_TS, options_whole, tcp_options
+from mos.net.transport cimport NOP_NOP_TS, tcp_options
 
 cdef extern from *:
     """
@@ -97,7 +97,7 @@ cdef inline bint glimpse(const pkt_t *p, glimpse_t *g, uint64_t *broken_options)
     if not header:
         return False
     g.payload = be16(h + 2) - 20 - header
-    if header != 20 and not (header == 32 and be32(t + 20) == NOP_NOP_TS) and not options_whole(t + 20, header - 20):
+    if header != 20 and not (header == 32 and be32(t + 20) == NOP_NOP_TS) and not tcp_options(t + 20, header - 20, NULL):
         broken_options[0] += 1
     g.flags = t[13]
     memcpy(&g.addresses, h + 12, 8)

@@ -52,7 +52,7 @@ cdef inline void tcp_option(const uint8_t *o, uint8_t n, pkt_t *p) noexcept nogi
         p.opts |= OPT_MD5
 
 cdef inline bint tcp_options(const uint8_t *o, uint32_t n, pkt_t *p) noexcept nogil:
-    """Read the n bytes of options. False: the list is broken; what stood before the break is kept."""
+    """Read the n bytes of options. False: the list is broken; what stood before the break is kept. `p` NULL: only that is asked."""
     cdef uint32_t i = 0
     while i < n and o[i] != KIND_END:
         if o[i] == KIND_NOP:
@@ -60,20 +60,9 @@ cdef inline bint tcp_options(const uint8_t *o, uint32_t n, pkt_t *p) noexcept no
             continue
         if i + 1 >= n or o[i + 1] < 2 or o[i + 1] > n - i:
             return False
-        tcp_option(o + i, o[i + 1], p)
+        if p != NULL:
+            tcp_option(o + i, o[i + 1], p)
         i += o[i + 1]
-    return True
-
-cdef inline bint options_whole(const uint8_t *o, uint32_t n) noexcept nogil:
-    """What tcp_options says, without reading any."""
-    cdef uint32_t i = 0
-    while i < n and o[i] != KIND_END:
-        if o[i] == KIND_NOP:
-            i += 1
-        elif i + 1 >= n or o[i + 1] < 2 or o[i + 1] > n - i:
-            return False
-        else:
-            i += o[i + 1]
     return True
 
 cdef inline void set_payload(walk_t *w, pkt_t *p, uint32_t header) noexcept nogil:

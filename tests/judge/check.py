@@ -83,11 +83,11 @@ class Watcher(NF):
         self.ends.setdefault(ev.flow.server_port - PORT, []).append((str(ev.reason), ev.flow in self.established))
 
 
-def complaints(c, watcher, read):
+def complaints(c, watcher, read, capture):
     """What is wrong with connection `c`, a line each."""
     ends = watcher.ends[c.number]
     expected = f"rst_{c.who}" if c.how in ("rst", "abort") else "fin"
-    if ends != [(expected, True)]:
+    if ends != [(expected, True)] and not (c.how == "abort" and ends == [("shutdown", True)] and answered(c, frames(capture))):
         yield f"ends {ends}, not one established flow that ends with {expected}"
     for side in SIDES:
         seen, n, digest = watcher.seen[c.number, side], *read[c.number, side]
@@ -102,6 +102,16 @@ def complaints(c, watcher, read):
             yield f"{where}: ends at {seen.next} although {n} were read"
         if not early and seen.digest.hexdigest() != digest:
             yield f"{where}: not what its receiver read, {n} bytes"
+
+
+def answered(c, packets):
+    """Did an ACK follow the last RST of who aborted `c`?
+
+    It may answer bytes that were under way before the RST, or challenge it (RFC 5961 section 3.2): from outside both look alike.
+    """
+    said = [(side, flags & 4) for number, side, flags, _ in filter(None, (payload(f) for _, f in packets)) if number == c.number]
+    resets = [i for i, word in enumerate(said) if word == (c.who, 4)]
+    return bool(resets) and any(side != c.who and not reset for side, reset in said[resets[-1] + 1:])
 
 
 def misplaced(seen):
@@ -209,7 +219,7 @@ class Judgement:
         for n in {*watcher.ends, *(n for n, _ in watcher.seen)} - planned:
             yield f"a flow nobody planned, to port {n + PORT}"
         for c in self.connections:
-            yield from (f"{label(c)}: {line}" for line in complaints(c, watcher, self.read))
+            yield from (f"{label(c)}: {line}" for line in complaints(c, watcher, self.read, capture))
 
     def queues(self, packets, tap):
         """Complaints about it with ACKs before their data and late after it."""

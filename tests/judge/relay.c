@@ -3,9 +3,10 @@
  *     relay LEFT RIGHT LEFT.pcap RIGHT.pcap SEED [what=per-mille]...
  *
  * drop, corrupt (one byte, the checksum left wrong), split (one segment as two, overlapping or not), coalesce (two
- * neighbours as one), late (overtaken by up to 40 frames, 5 ms at most), twice, stale (an old frame once more), forge (an old
- * segment that its receiver has acknowledged, with other bytes and a right checksum), reset (a RST beyond all that was sent:
- * its receiver must ask whether it is meant, RFC 5961 section 3.2). Only TCP suffers. Each capture has
+ * neighbours as one), late (overtaken by up to 40 frames, 5 ms at most), twice, stale (an old frame once more), forge (an old segment that its
+ * receiver has acknowledged, with other bytes and a right checksum), reset (a RST beyond all that was sent: its receiver must
+ * ask whether it is meant, RFC 5961 section 3.2). Only TCP suffers. No old frame is older than LIVES_NS: later the stack has
+ * forgotten a connection that closed, and may take its bytes for those of one whose beginning it missed. Each capture has
  * what its interface received and sent, in the order in which it happened here. Prints "ready", at SIGTERM the counts as JSON.
  */
 #include <arpa/inet.h>
@@ -27,6 +28,7 @@ enum { DROP, CORRUPT, SPLIT, COALESCE, LATE, TWICE, STALE, FORGE, RESET, SEEN, S
 static const char *NAME[NWHAT] = {"drop", "corrupt", "split", "coalesce", "late", "twice", "stale", "forge",
                                   "reset", "seen", "sent", "unsent", "oversized", "unsummed"};
 enum { ROOM = 1514, HELD = 64, PLACES = 40, OLD = 256, ACKS = 4096, HOLD_NS = 5000000, PAIR_NS = 1000000 };
+#define LIVES_NS 2000000000LL
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32, CWR = 128 };
 
 typedef struct { uint32_t len; uint8_t b[ROOM]; } frame_t;
@@ -41,6 +43,7 @@ typedef struct {
     frame_t pair;               /* waits for its neighbour while `paired` */
     held_t held[HELD];          /* places 0: free */
     frame_t old[OLD];
+    int64_t old_ns[OLD];        /* when each came */
     uint32_t nold;
     acked_t acked[ACKS];        /* by connection: up to where we have sent, and the receiver has told that it has it */
 } way_t;
@@ -195,12 +198,18 @@ static void hold(way_t *w, const frame_t *f, int64_t now)
     send_frame(w, f);
 }
 
+static void remember(way_t *w, const frame_t *f, int64_t now)
+{
+    w->old[w->nold % OLD] = *f;
+    w->old_ns[w->nold++ % OLD] = now;
+}
+
 static void emit(way_t *w, frame_t *f, int64_t now)
 {
     tcp_t t;
     int twice = happens(w, TWICE);
     parse(f, &t);
-    w->old[w->nold++ % OLD] = *f;
+    remember(w, f, now);
     if (happens(w, LATE))
         hold(w, f, now);
     else
@@ -254,17 +263,20 @@ static void unpair(way_t *w, int64_t now)
     }
 }
 
-static void again(way_t *w, int what)
+static void again(way_t *w, int what, int64_t now)
 {
-    frame_t f = w->old[draw(w, w->nold < OLD ? w->nold : OLD)];
+    uint32_t which = draw(w, w->nold < OLD ? w->nold : OLD);
+    frame_t f = w->old[which];
     tcp_t t;
     acked_t *acked;
+    if (now - w->old_ns[which] > LIVES_NS)
+        return;
     parse(&f, &t);
     acked = acked_of(w, &t);
     if (what != STALE && (!t.n || t.flags & (SYN | FIN | RST) || !acked->known || (int32_t)(acked->to - (t.seq + t.n)) < 0))
         return;
     if (what == RESET)
-        rebuild(&f, &t, acked->sent + 1 + draw(w, 1000), 0, draw(w, 2) ? RST : RST | ACK), w->old[w->nold++ % OLD] = f;
+        rebuild(&f, &t, acked->sent + 1 + draw(w, 1000), 0, draw(w, 2) ? RST : RST | ACK), remember(w, &f, now);
     else if (what == FORGE) {
         for (uint32_t i = 0; i < t.n; i++)
             t.data[i] = (uint8_t)draw(w, 256);
@@ -300,11 +312,11 @@ static void suffer(way_t *w, frame_t *f, tcp_t *t, int64_t now)
     else
         emit(w, f, now);
     if (w->nold && happens(w, STALE))
-        again(w, STALE);
+        again(w, STALE, now);
     if (w->nold && happens(w, FORGE))
-        again(w, FORGE);
+        again(w, FORGE, now);
     if (w->nold && happens(w, RESET))
-        again(w, RESET);
+        again(w, RESET, now);
 }
 
 static void note_sent(acked_t *a, const tcp_t *t)

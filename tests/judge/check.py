@@ -13,6 +13,7 @@ from mos.events import FlowEnd, FlowEstablished, StreamData, StreamGap
 from mos.run import Engine
 
 SIDES = ("client", "server")
+RST, ACK = 4, 16
 
 
 @dataclass
@@ -86,8 +87,9 @@ class Watcher(NF):
 def complaints(c, watcher, read, capture):
     """What is wrong with connection `c`, a line each."""
     ends = watcher.ends[c.number]
-    expected = f"rst_{c.who}" if c.how in ("rst", "abort") else "fin"
-    if ends != [(expected, True)] and not (c.how == "abort" and ends == [("shutdown", True)] and answered(c, frames(capture))):
+    by_reset = c.how in ("rst", "abort")
+    expected = f"rst_{c.who}" if by_reset else "fin"
+    if ends != [(expected, True)] and not (by_reset and ends in ([(how, True)] for how in told_otherwise(c, frames(capture)))):
         yield f"ends {ends}, not one established flow that ends with {expected}"
     for side in SIDES:
         seen, n, digest = watcher.seen[c.number, side], *read[c.number, side]
@@ -104,14 +106,19 @@ def complaints(c, watcher, read, capture):
             yield f"{where}: not what its receiver read, {n} bytes"
 
 
-def answered(c, packets):
-    """Did an ACK follow the last RST of who aborted `c`?
+def told_otherwise(c, packets):
+    """How else the end of `c` by a RST may look from outside.
 
-    It may answer bytes that were under way before the RST, or challenge it (RFC 5961 section 3.2): from outside both look alike.
+    An ACK after it may answer bytes that were under way before, or challenge it (RFC 5961 section 3.2): it stays open then. If it
+    is overtaken by RSTs without ACK, which a host without the connection answers, a forged RST may be taken for what ended it.
     """
-    said = [(side, flags & 4) for number, side, flags, _ in filter(None, (payload(f) for _, f in packets)) if number == c.number]
-    resets = [i for i, word in enumerate(said) if word == (c.who, 4)]
-    return bool(resets) and any(side != c.who and not reset for side, reset in said[resets[-1] + 1:])
+    said = [(side, flags) for number, side, flags, _ in filter(None, (payload(f) for _, f in packets)) if number == c.number]
+    words = [i for i, (side, flags) in enumerate(said) if side == c.who and not flags & RST]
+    resets = [i for i, (side, flags) in enumerate(said) if side == c.who and flags & RST and i > words[-1]]
+    if resets and any(side != c.who and not flags & RST for side, flags in said[resets[-1]:]):
+        yield "shutdown"
+    if resets and not said[resets[0]][1] & ACK:
+        yield f"rst_{SIDES[c.who == 'client']}"
 
 
 def misplaced(seen):

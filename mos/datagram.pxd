@@ -6,7 +6,7 @@ from mos.core cimport Core
 from mos.events.bus cimport MOS_HOLD
 from mos.events.kinds cimport KIND_STREAM_DATA
 from mos.events.ring cimport event_t
-from mos.flow.flow cimport CLIENT, flow_t
+from mos.flow.flow cimport CLIENT, FLOW_CLOSED, flow_t
 from mos.lifetime cimport note_close
 from mos.net.packet cimport IPPROTO_TCP, TCP_FIN, TCP_RST, pkt_segs, pkt_t
 from mos.notices cimport datagram_at_receiver
@@ -43,7 +43,7 @@ cdef inline int datagram(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogi
         if drain(k) < 0:
             return WAY_FAILED
     f.end[s].offset += p.payload_cap
-    if p.tcp_flags & (TCP_FIN | TCP_RST) and k.flat and p.proto == IPPROTO_TCP:
+    if k.flat and p.proto == IPPROTO_TCP and (p.tcp_flags & (TCP_FIN | TCP_RST) or f.flags & FLOW_CLOSED):
         note_close(k, f, p, s)
     slots_commit(k.undo)
     return WAY_DONE

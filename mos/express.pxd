@@ -10,7 +10,7 @@ from mos.core cimport Core
 from mos.datagram cimport datagram
 from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.flow.flow cimport (
-    CLIENT, END_FIN_SENT, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
+    CLIENT, END_FIN_SENT, FLOW_CLOSED, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
 from mos.flow.hashes cimport LANES, hash_ahead
 from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
@@ -231,7 +231,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     flow[0] = f
     if k.flat:          # nobody is told anything, so nobody answers
         f.end[s].offset += p.payload_cap
-        if p.tcp_flags & (TCP_FIN | TCP_RST):
+        if p.tcp_flags & (TCP_FIN | TCP_RST) or f.flags & FLOW_CLOSED:
             note_close(k, f, p, s)
     elif (apart(datagram)(k, f, p, s) if p.proto == IPPROTO_UDP else straight_on(k, f, p, s, how)) == WAY_FAILED:
         return EXPRESS_FAILED

@@ -22,10 +22,10 @@ from mos.flow.table cimport (
     table_at, table_create_hashed, table_expect, table_find_hashed, table_prefetch, table_remember, table_remove, table_slot,
     table_victim)
 from mos.flow.view cimport flow_view_end
-from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_expire
+from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_due, wheel_expire
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_t, prefetch, prefetch_lines
-from mos.patience cimport arm, arm_new, patience
+from mos.patience cimport arm, arm_new, patience, put_off
 from mos.segment cimport drain, flush, tell
 from mos.state.blocks cimport slots_close, slots_open, undo_begin
 from mos.tcp.milestone cimport first_syn
@@ -120,10 +120,16 @@ cdef uint8_t policy_at(Core k, const uint8_t *addr, int ipver) noexcept nogil:
 
 
 cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
-    """At the level of flows: both ends have sent a FIN, or one a RST, so silence need not be long until the flow is over."""
+    """At the level of flows: both ends have sent a FIN, or one a RST, so silence need not be long until the flow is over.
+
+    For packets with FIN or RST, and all of a flow that is closed.
+    """
     if p.tcp_flags & TCP_FIN:
         f.end[s].flags |= END_FIN_SENT
-    if f.flags & FLOW_CLOSED or not p.tcp_flags & TCP_RST and not f.end[0].flags & f.end[1].flags & END_FIN_SENT:
+    if f.flags & FLOW_CLOSED:
+        put_off(k, f, p)
+        return
+    if not p.tcp_flags & TCP_RST and not f.end[0].flags & f.end[1].flags & END_FIN_SENT:
         return
     f.flags |= FLOW_CLOSED
     f.end_reason = <uint8_t>(END_RST_CLIENT + s if p.tcp_flags & TCP_RST else END_FIN)
@@ -267,7 +273,7 @@ cdef int expire(Core k) noexcept nogil:
     answer_reset(&k.answer)
     k.ring.n = 0
     k.phase = PHASE_IDLE
-    while True:
+    while wheel_due(k.idle, k.now):
         slot = wheel_expire(k.idle, k.now)
         if slot == NO_TIMER:
             break
@@ -279,7 +285,7 @@ cdef int expire(Core k) noexcept nogil:
         if idle_out(k, f) < 0:
             return -1
     k.phase = PHASE_TIMERS
-    while True:
+    while wheel_due(k.timers, k.now):
         slot = wheel_expire(k.timers, k.now)
         if slot == NO_TIMER:
             break

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport STATE_LISTEN, STATE_SYN_SENT, STATE_TIME_WAIT
-from mos.flow.flow cimport END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, flow_cold, flow_names, flow_t
+from mos.flow.flow cimport (
+    END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, QUEUE_PUT_OFF, flow_cold, flow_names, flow_t)
 from mos.flow.table cimport table_hash, table_promote, table_slot
 from mos.flow.wheel cimport QUEUE_CLOSED, QUEUE_DATAGRAMS, QUEUE_HALF_OPEN, wheel_arm, wheel_armed, wheel_queue
 from mos.net.packet cimport IPPROTO_TCP, pkt_t
@@ -18,14 +19,23 @@ cdef inline int64_t patience(Core k, const flow_t *f) noexcept nogil:
 cdef inline void arm(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
     """(Re)start the idle timer. One due earlier stays, it asks again then. `p`: the flow's packet in hand, NULL: there is none."""
     cdef int64_t when = f.last_ns + patience(k, f)
-    cdef uint64_t hash
     if wheel_armed(&flow_cold(f).timer) and flow_cold(f).timer.when <= when:
         return
     if f.flags & FLOW_CLOSED:
-        hash = p.hash if p != NULL and flow_names(f) == NULL else table_hash(k.table, &f.key)
-        wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash, QUEUE_CLOSED)
+        arm_closed(k, f, p, when)
     else:
         wheel_arm(k.idle, table_slot(k.table, f), when)
+
+cdef inline void arm_closed(Core k, flow_t *f, const pkt_t *p, int64_t when) noexcept nogil:
+    cdef uint64_t hash = p.hash if p != NULL and flow_names(f) == NULL else table_hash(k.table, &f.key)
+    wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash, QUEUE_CLOSED)
+
+cdef inline void put_off(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
+    """At the level of flows, one closed by its FINs has spoken, as a rule to acknowledge the last. Its time-out moves on, or it would
+    come due for nothing. Once: whatever speaks on asks again when it is due, and fills no queue."""
+    if f.end_reason == END_FIN and not f.queued & QUEUE_PUT_OFF:
+        f.queued |= QUEUE_PUT_OFF
+        arm_closed(k, f, p, f.last_ns + patience(k, f))
 
 cdef inline void arm_new(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
     """Start the idle timer of a flow whose first packet this is, for what that will make of it: most wait equally long."""

@@ -9,7 +9,7 @@ from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
 from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, express, time_goes_on, time_stands
-from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
+from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_CLOSED, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
 from mos.flow.hashes cimport LANES, mos_sip2
 from mos.flow.key cimport load32, load64
 from mos.flow.table cimport ALIAS_REF, entry_t, glance, table_at, table_hash, table_prefetch, table_touch
@@ -103,8 +103,10 @@ cdef inline void tally_guess(Core k, tally_t *t, int i) noexcept nogil:
         prefetch(flow_cold(f))
 
 cdef inline void tally_fetch(tally_t *t, int i) noexcept nogil:
-    if t.guess[i] != NULL:
-        prefetch(&t.guess[i].end[t.from_hi[i] ^ t.guess[i].client_hi])
+    cdef flow_t *f = t.guess[i]
+    if f != NULL:
+        prefetch(&f.end[t.from_hi[i] ^ f.client_hi])
+        prefetch(<const void *>flow_cold(f) if f.flags & FLOW_CLOSED else f)    # no branch, as in table_guess
 
 cdef inline bint tally_known(const flow_t *f, const tally_t *t, int i) noexcept nogil:
     """Is what was guessed the packet's flow, still there, and does it let packets pass?"""
@@ -147,7 +149,7 @@ cdef inline int tally_some(Core k, Port source, pkt_t *batch, int i, int n, tall
         e.offset += t.payload[i]
         wire += batch[i].wirelen
         table_touch(f)
-        if t.flags[i] & (TCP_FIN | TCP_RST):
+        if t.flags[i] & (TCP_FIN | TCP_RST) or f.flags & FLOW_CLOSED:
             k.now, batch[i].tcp_flags, batch[i].hash = now, t.flags[i], t.hash[i]
             note_close(k, f, &batch[i], t.from_hi[i] ^ f.client_hi)
             until = tally_until(k)

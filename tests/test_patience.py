@@ -1,4 +1,5 @@
 """How long flows may be silent: many connections that close in turn, among them one that speaks again."""
+import pytest
 from boxes import box, drive, web
 
 from mos.events import FlowEnd, on
@@ -8,7 +9,8 @@ START = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
 
 
-def test_connections_end_in_the_order_in_which_they_fell_silent():
+@pytest.mark.parametrize("level", ["tcp", "flow"])
+def test_connections_end_in_the_order_in_which_they_fell_silent(level):
     seen = []
 
     @on(FlowEnd)
@@ -17,11 +19,12 @@ def test_connections_end_in_the_order_in_which_they_fell_silent():
     calls = [web(port=2000 + n, start_ns=START + n * SECOND // 10) for n in range(30)]
     calls[3].wait(2)
     calls[3].ack("client")              # long closed, it waits five seconds more
+    calls[5].wait(0.5).ack("client").wait(0.7).ack("server")    # twice
     clock = udp("10.9.9.9:9", "10.9.9.8:53")
     for seconds in (3, 6, 7, 30):
         clock.clock = START + seconds * SECOND
         clock.send(b"x")
-    drive([box(end)], merge(*calls, clock))
+    drive([box(end)], merge(*calls, clock), level=level)
     last = sorted(calls[n].packets[-1][0] for n in range(30))
     assert [s[0] for s in seen[:30]] == last
     assert 20 < last.index(calls[3].packets[-1][0]) < 29

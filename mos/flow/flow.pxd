@@ -36,6 +36,7 @@ cdef enum:              # flow_t.flags
 cdef enum:              # flow_t.queued
     QUEUE_OTHERS = 1        # it stands in the queue of flows that are not embryonic
     QUEUE_USED = 2          # it had a packet since it came there
+    QUEUE_PUT_OFF = 4       # of closed flows at the level of flows: it spoke since, and its time-out was moved on
 
 cdef enum:
     FLOW_BYTES = 256        # of a flow_t, all of which its next packet may need

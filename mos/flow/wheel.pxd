@@ -21,12 +21,12 @@ cdef enum:                  # queues; of what is due at one time those in the fi
 
 cdef struct due_t:
     int64_t  when
-    uint32_t slot
+    uint32_t slot           # NO_TIMER: it was disarmed, or armed anew
     uint32_t tag            # whatever its owner wants to be told again when it is due
 
 cdef struct queue_t:        # of those who wait equally long: by time as they come, and read in a row when memory is cold
     due_t   *at
-    uint32_t first          # ring: entries gone and entries ever, modulo 2**32; one whose node does not say so is void
+    uint32_t first          # ring: entries gone and entries ever, modulo 2**32
     uint32_t behind
     uint32_t room           # entries it has memory for, a power of two
     int64_t  last           # the time of the last
@@ -76,4 +76,8 @@ cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
 cdef inline const due_t *wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
     """Whose turn in the queue comes after `n` others, unless it has been disarmed; NULL: nobody's. To be called for in time."""
     cdef const queue_t *q = &w.queues[w.turn]
-    return &q.at[q.first + n & q.room - 1] if q.behind - q.first > n and not w.of.exact else NULL
+    cdef const due_t *e
+    if w.of.exact or q.behind - q.first <= n:
+        return NULL
+    e = &q.at[q.first + n & q.room - 1]
+    return e if e.slot != NO_TIMER else NULL

@@ -12,7 +12,7 @@ followed a cache miss after the other, entries in a row can be looked at ahead o
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from mos.flow.flow cimport FLOW_BYTES, timer_node_t
-from mos.flow.slab cimport slab_at, slab_free, slab_holds, slab_init, slab_take
+from mos.flow.slab cimport slab_at, slab_free, slab_init, slab_take
 from mos.net.packet cimport prefetch_lines
 
 cdef extern from *:
@@ -61,12 +61,15 @@ cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
     """Disarm the node of the object in `slot`; harmless if it is not armed."""
     cdef timer_node_t *n = wheel_node(w, slot)
     cdef uint32_t at = n.next & ~<uint32_t>HEAD
+    cdef queue_t *q
     if n.prev == 0:
         return
     w.armed -= 1
     if w.armed == 0:
         w.next_due = w.listed_due = INT64_MAX
     if n.prev & ~<uint32_t>3 == QUEUED:
+        q = &w.queues[n.prev & 3]
+        q.at[n.next & q.room - 1].slot = NO_TIMER
         n.prev = 0
         n.when = 0
         return
@@ -80,15 +83,18 @@ cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
     n.when = 0
 
 
-cdef inline void rearm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
-    wheel_cancel(w, slot)
-    wheel_node(w, slot).when = when
+cdef inline timer_node_t *rearm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
+    cdef timer_node_t *n = wheel_node(w, slot)
+    if n.prev:
+        wheel_cancel(w, slot)
+    n.when = when
     w.order += 1
     w.armed += 1
     if w.armed > w.peak:
         w.peak = w.armed
     if when < w.next_due:
         w.next_due = when
+    return n
 
 
 cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
@@ -99,13 +105,9 @@ cdef void wheel_arm(wheel_t *w, uint32_t slot, int64_t when) noexcept nogil:
     place(w, slot + 1)
 
 
-cdef inline bint void_entry(const wheel_t *w, int which) noexcept nogil:
+cdef inline bint void_entry(const queue_t *q) noexcept nogil:
     """Has whoever the first entry of the queue, which is not empty, is about been disarmed, or armed anew?"""
-    cdef const queue_t *q = &w.queues[which]
-    cdef uint32_t slot = q.at[q.first & q.room - 1].slot
-    if w.of.exact and not slab_holds(w.of, slot):
-        return True
-    return wheel_node(w, slot).prev != <uint32_t>(QUEUED + which) or wheel_node(w, slot).next != q.first
+    return q.at[q.first & q.room - 1].slot == NO_TIMER
 
 
 cdef bint queue_room(wheel_t *w, int which) noexcept nogil:
@@ -115,7 +117,7 @@ cdef bint queue_room(wheel_t *w, int which) noexcept nogil:
     cdef due_t *p
     if q.behind - q.first < q.room:
         return True
-    while q.behind != q.first and void_entry(w, which):     # of a flood those before the first that was not evicted
+    while q.behind != q.first and void_entry(q):    # of a flood those before the first that was not evicted
         q.first += 1
     if q.behind - q.first < q.room:
         return True
@@ -137,25 +139,25 @@ cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag, int
     `tag` is told when it comes due, if it could be queued. `which`: QUEUE_*, of those who wait as long.
     """
     cdef queue_t *q = &w.queues[which]
+    cdef timer_node_t *n
     cdef due_t *e
     if (q.behind != q.first and when < q.last) or when < w.seen or not queue_room(w, which):
         wheel_arm(w, slot, when)
         return
-    rearm(w, slot, when)
-    wheel_node(w, slot).prev, wheel_node(w, slot).next = <uint32_t>(QUEUED + which), q.behind
+    n = rearm(w, slot, when)
+    n.prev, n.next = <uint32_t>(QUEUED + which), q.behind
     e = &q.at[q.behind & q.room - 1]
     e.when, e.slot, e.tag = when, slot, tag
     q.behind += 1
     q.last = when
 
 
-cdef inline int64_t queue_head(wheel_t *w, int which) noexcept nogil:
+cdef inline int64_t queue_head(const wheel_t *w, queue_t *q) noexcept nogil:
     """When the queue's first is due, INT64_MAX: there is none. Void entries that are due by now go."""
-    cdef queue_t *q = &w.queues[which]
     cdef int64_t when
     while q.first != q.behind:
         when = q.at[q.first & q.room - 1].when
-        if when > w.seen or not void_entry(w, which):
+        if when > w.seen or not void_entry(q):
             return when
         q.first += 1
     return INT64_MAX
@@ -270,24 +272,29 @@ cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
     """The slot of the next object due at `now`, earliest first, then by queue, then in arming order; NO_TIMER: no more.
 
     The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
-    armed or cancelled; one armed for `now` or before fires in this loop. Time going back is ignored.
+    armed or cancelled; one armed for `now` or before fires in this loop. Nothing is missed if it is called only while wheel_due says
+    so. Time going back is ignored.
     """
-    cdef int64_t queued = INT64_MAX, head
+    cdef int64_t queued = INT64_MAX
+    cdef int64_t heads[QUEUES]
     cdef uint32_t slot
     cdef int which = QUEUE_CLOSED, i
     if now < w.seen:
         now = w.seen
     w.seen = now
     for i in range(QUEUES):
-        head = queue_head(w, i)
-        if head < queued:
-            queued, which = head, i
+        heads[i] = queue_head(w, &w.queues[i])
+        if heads[i] < queued:
+            queued, which = heads[i], i
     if w.listed_due <= now and w.listed_due < queued:
         slot = fire_listed(w, now, queued)
         if slot != NO_TIMER:
             return slot
     if queued <= now and w.queues[which].first != w.queues[which].behind:
-        return fire_queued(w, which)
+        slot = fire_queued(w, which)
+        heads[which] = queue_head(w, &w.queues[which])
+        w.next_due = min(w.listed_due, heads[0], heads[1], heads[2])
+        return slot
     w.next_due = min(w.listed_due, queued)
     return NO_TIMER
 

@@ -53,12 +53,14 @@ cdef inline int caps_tell(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
     cdef int cause = 0
     cdef uint32_t met = k.caps
     k.caps = 0
+    if not k.bus.any_mask >> KIND_CAP_REACHED & 1:
+        return 0
     while met:
         if met & 1:
             memset(&e, 0, sizeof(e))
             e.size, e.kind, e.segs, e.to_server, e.cause = sizeof(e), KIND_CAP_REACHED, 1, 1, <uint8_t>cause
             e.flow, e.pkt, e.now = f, p, k.now
-            k.n.events[KIND_CAP_REACHED] += k.bus.any_mask >> KIND_CAP_REACHED & 1
+            k.n.events[KIND_CAP_REACHED] += 1
             if dispatch(k.bus, &e, &k.answer) < 0:
                 return -1
         met >>= 1

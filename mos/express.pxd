@@ -182,6 +182,8 @@ cdef inline void come_in(Core k, const pkt_t *p, int others) noexcept nogil:
     k.n.decoded += 1
     if p.ts > k.now:
         k.now = k.slots.now = p.ts
+    if p.key.domain == DOMAIN_OVERFLOW:
+        k.dec.domains.overflow += 1
     k.committed = k.edited = 0
 
 cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept nogil:
@@ -191,8 +193,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     """
     cdef flow_t *f
     cdef int s = CLIENT, how = STRAIGHT_OPENS
-    if p.ahead != AHEAD_FLOW or (p.proto != IPPROTO_TCP and p.proto != IPPROTO_UDP) or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4) \
-            or p.key.domain == DOMAIN_OVERFLOW:
+    if p.ahead != AHEAD_FLOW or (p.proto != IPPROTO_TCP and p.proto != IPPROTO_UDP) or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
         return EXPRESS_NOT
     if not time_stands(k, p.ts):
         if others or not time_goes_on(k, p.ts):

@@ -27,3 +27,7 @@ cdef inline void put16(uint8_t *p, uint32_t x) noexcept nogil:
 cdef inline void put32(uint8_t *p, uint32_t x) noexcept nogil:
     put16(p, x >> 16)
     put16(p + 2, x)
+
+cdef inline void put64(uint8_t *p, uint64_t x) noexcept nogil:
+    put32(p, <uint32_t>(x >> 32))
+    put32(p + 4, <uint32_t>x)

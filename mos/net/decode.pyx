@@ -16,7 +16,7 @@ from mos.net.link cimport (
 from mos.net.packet cimport (
     AHEAD_ELSEWHERE, CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP,
     PKT_FLOW, PKT_FRAGMENT, PKT_MALFORMED, PKT_OTHER, pkt_t)
-from mos.net.plain cimport pkt_clear, plain
+from mos.net.plain cimport pkt_clear, plain, plain_inside
 from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ip4_tunnels, ipip4, ipip6,
@@ -26,7 +26,7 @@ from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_plain, verify_re
 from mos.net.walk cimport (
     BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS, PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER,
     STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT,
-    STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, skip, walk_t)
+    STEP_OTHER, STEP_PPP, STEP_PPPOE, STEP_TYPE, STEP_WLAN, bad, path_begin, skip, walk_begin, walk_t)
 from mos.net.wireless cimport avs, prism, radiotap, wlan
 
 import ipaddress
@@ -140,7 +140,7 @@ cdef int defrag(decoder_t *d, walk_t *w, pkt_t *p) noexcept nogil:
     x.src, x.dst, x.header, x.data = w.src, w.dst, p.ip, w.p
     x.header_len, x.next_at, x.length, x.offset = w.frag.header, w.frag.next_at, w.len, w.frag.offset
     x.id, x.more, x.ipver, x.proto, x.ts = w.frag.id, w.frag.more, p.ipver, w.proto, p.ts
-    x.domain = domain_of(&d.domains, w.path, w.npath)
+    x.domain = domain_of(&d.domains, w)
     how = frag_add(&d.frags, &x, &whole, &n)
     if how == FRAG_WAITING:
         return STEP_FRAGMENT
@@ -260,7 +260,7 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     step = decode_walk(d, p, &w, True)
     decode_end(d, p, &w, step)
     if step == STEP_FLOW:
-        p.key.domain = domain_of(&d.domains, w.path, w.npath)
+        p.key.domain = domain_of(&d.domains, &w)
     return p.status
 
 
@@ -269,8 +269,8 @@ cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nog
     cdef int step
     pkt_clear(p)
     p.csum = CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
-    w.p, w.cap, w.len = p.frame, p.caplen, max(p.caplen, p.wirelen)
-    w.steps = w.tunnels = w.npath = w.proto = 0
+    walk_begin(w, p.frame, p.caplen, max(p.caplen, p.wirelen))
+    path_begin(w, d.domains.k0, d.domains.k1)
     step = ether(w) if p.linktype == LINKTYPE_ETHERNET else first(w, p.linktype)
     while step < STEP_END:
         w.steps += 1
@@ -279,8 +279,8 @@ cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nog
         elif step == STEP_IP4:
             if d.plainly:
                 ip4_tunnels(w, p, d.by_proto, d.max_tunnels, d.checksum)
-            step = ip4(w, p)
-            if d.checksum and step <= STEP_DEFRAG:
+            step = STEP_FLOW if d.plainly and plain_inside(w, p, &d.broken_options) else ip4(w, p)
+            if d.checksum and step <= STEP_FLOW:
                 verify_ip4(d.checksum, p)
         elif step == STEP_L4:
             step = transport(d, w, p)
@@ -299,7 +299,8 @@ cdef void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil
     """Fill what is known when the walk has ended, but for the domain, and count."""
     cdef int i
     if step == STEP_FLOW:
-        name_flow(w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
+        if not p.key.proto:         # plain_inside has not
+            name_flow(w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
         if d.checksum and w.cap == w.len:
             verify_transport(d.checksum, w.src, w.dst, w.len, p)
     else:
@@ -476,8 +477,7 @@ cdef class Decoder:
 
 cdef str tunnel_text(const uint8_t *at, int n):
     """One tunnel's entry of a path: "name:id lower-higher"."""
-    cdef uint32_t id
-    memcpy(&id, at + 3, 4)
+    cdef uint32_t id = le32(at + 3)
     number = f":{id}" if at[1] else ""
     return f"{(<bytes>ROWS[at[0]].name).decode()}{number} {address_text(at + 7, n)}-{address_text(at + 7 + n, n)}"
 

@@ -4,8 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 from mos.net.packet cimport prefetch
-from mos.net.siphash cimport siphash13
-from mos.net.walk cimport PATH_MAX
+from mos.net.walk cimport PATH_MAX, path_hash, walk_t
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 
 cdef extern from *:
@@ -43,7 +42,8 @@ cdef struct domains_t:
     uint32_t *ends              # ends[id] is where its path ends in `bytes`, ends[id - 1] where it starts
     uint8_t *bytes
     uint32_t bytes_room
-    uint32_t last               # the id given last: packets come in runs
+    uint32_t last               # the id given last, and its path's hash: packets come in runs
+    uint32_t last_hash
     void    *map                # what all of these lie in; NULL: each is malloc's
     size_t   mapped
 
@@ -123,31 +123,25 @@ cdef inline bint domains_grow(domains_t *t, uint32_t n) noexcept nogil:
         t.bytes, t.bytes_room = <uint8_t *>p, 2 * (t.bytes_room + 1024)
     return 2 * (t.n + 1) <= t.slots or domains_reindex(t, 2 * t.slots if t.slots else 64)
 
-cdef inline uint32_t domain_again(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
-    """The id of this path if it is the one that was asked for last; 0: it is not. Others mostly end otherwise: with other
-    addresses, or in another VLAN."""
-    cdef uint32_t have = 0
-    cdef const uint8_t *last
-    if not t.last or not n:
-        return 0
-    last = domain_path(t, t.last, &have)
-    return t.last if have == n and last[n - 1] == path[n - 1] and memcmp(last, path, n) == 0 else 0
+cdef inline uint32_t domain_again(const domains_t *t, const walk_t *w) noexcept nogil:
+    """The id of this path if it is the one that was asked for last; 0: it is not."""
+    return t.last if t.last and t.last_hash == path_hash(w) and domain_is(t, t.last, w.path, w.npath) else 0
 
-cdef inline uint64_t domain_hash(const domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
-    """The hash of a path. Where it is looked for is fetched: soon after it is interned."""
-    cdef uint64_t hash = <uint32_t>siphash13(path, n, t.k0, t.k1)
+cdef inline void domain_fetch(const domains_t *t, const walk_t *w) noexcept nogil:
+    """Call for where a path is listed that is soon to be interned."""
     if t.slots:
-        prefetch(&t.index[<uint32_t>hash & (t.slots - 1)])
-    return hash
+        prefetch(&t.index[path_hash(w) & (t.slots - 1)])
 
-cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n, uint64_t hash) noexcept nogil:
+cdef inline uint32_t domain_intern(domains_t *t, const walk_t *w) noexcept nogil:
     """The id of this path, given on first sight; DOMAIN_OVERFLOW, which the caller counts, if there is no room for it."""
-    cdef uint32_t at = 0
+    cdef const uint8_t *path = w.path
+    cdef uint64_t hash = path_hash(w)
+    cdef uint32_t at = 0, n = w.npath
     if t.slots:
         at = <uint32_t>hash & (t.slots - 1)
         while t.index[at]:
             if t.index[at] >> 32 == hash and domain_is(t, <uint32_t>t.index[at], path, n):
-                t.last = <uint32_t>t.index[at]
+                t.last, t.last_hash = <uint32_t>t.index[at], <uint32_t>hash
                 return t.last
             at = (at + 1) & (t.slots - 1)
     if t.n == MAX_DOMAINS or not domains_grow(t, n):
@@ -156,14 +150,14 @@ cdef inline uint32_t domain_intern(domains_t *t, const uint8_t *path, uint32_t n
     t.n += 1
     t.ends[t.n] = t.ends[t.n - 1] + n
     domain_enter(t.index, t.slots, hash << 32 | t.n)
-    t.last = t.n
+    t.last, t.last_hash = t.n, <uint32_t>hash
     return t.n
 
-cdef inline uint32_t domain_of(domains_t *t, const uint8_t *path, uint32_t n) noexcept nogil:
+cdef inline uint32_t domain_of(domains_t *t, const walk_t *w) noexcept nogil:
     """The id of this path, 0 for the empty one; an overflow is counted."""
-    cdef uint32_t id = domain_again(t, path, n)
-    if n == 0 or id:
+    cdef uint32_t id = domain_again(t, w) if w.npath else 0
+    if w.npath == 0 or id:
         return id
-    id = domain_intern(t, path, n, domain_hash(t, path, n))
+    id = domain_intern(t, w)
     t.overflow += id == DOMAIN_OVERFLOW
     return id

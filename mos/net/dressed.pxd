@@ -4,10 +4,10 @@
 Domains are numbered in the order of their first packets. So it ends at the first packet which may have a domain and is not
 decoded here, and that and all behind it are decoded in their turn.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from mos.net.bytes cimport be16
 from mos.net.decode cimport decode_end, decode_walk, decoder_t
-from mos.net.domain cimport domain_again, domain_hash, domain_intern
+from mos.net.domain cimport domain_again, domain_fetch, domain_intern
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.link cimport ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, LINKTYPE_ETHERNET, is_vlan
 from mos.net.packet cimport (
@@ -23,9 +23,8 @@ cdef enum:                  # what a packet wears, as far as a glance tells
     DRESS_UNCLEAR = 2
 
 cdef struct dressed_t:      # a packet whose domain is still to be looked up
-    pkt_t   *p
-    uint64_t hash
-    walk_t   w
+    pkt_t *p
+    walk_t w
 
 cdef inline int dress(const decoder_t *d, const pkt_t *p) noexcept nogil:
     cdef const uint8_t *h = p.frame + 14
@@ -62,7 +61,7 @@ cdef inline void decode_dressed(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
     while i < n or done < found:
         if found - done == SOON or (i == n and done < found):
             x = &ring[done % SOON]
-            x.p.key.domain = domain_intern(&d.domains, x.w.path, x.w.npath, x.hash)
+            x.p.key.domain = domain_intern(&d.domains, &x.w)
             done += 1
             continue
         i += 1
@@ -78,7 +77,7 @@ cdef inline void decode_dressed(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
             decode_end(d, x.p, &x.w, step)
             x.p.ahead = AHEAD_FLOW if step == STEP_FLOW else AHEAD_DECODED
             if step == STEP_FLOW and x.w.npath:
-                x.p.key.domain = domain_again(&d.domains, x.w.path, x.w.npath)
+                x.p.key.domain = domain_again(&d.domains, &x.w)
                 if not x.p.key.domain:
-                    x.hash = domain_hash(&d.domains, x.w.path, x.w.npath)
+                    domain_fetch(&d.domains, &x.w)
                     found += 1

@@ -10,6 +10,7 @@ from mos.net.link cimport ETHERTYPE_IP4, LINKTYPE_ETHERNET
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.packet cimport CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_TCP, OPT_TS, PKT_FLOW, key_t, pkt_t
 from mos.net.transport cimport NOP_NOP_TS, tcp_options
+from mos.net.walk cimport MAX_STEPS, walk_t
 
 cdef extern from *:
     """
@@ -44,16 +45,36 @@ cdef inline uint32_t plain_header(const pkt_t *p) noexcept nogil:
 
 cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
     """Decode `p` if it is such a packet. False: nothing was written."""
-    cdef const uint8_t *h = p.frame + ETHERNET
-    cdef const uint8_t *t = h + 20
-    cdef key_t *k = &p.key
-    cdef uint32_t total, address, header = plain_header(p)
-    cdef uint64_t lo, hi, swap
+    cdef uint32_t header = plain_header(p)
     if not header:
         return False
-    total = be16(h + 2)
     pkt_clear(p)
-    p.status, p.ipver, p.proto, p.csum = PKT_FLOW, 4, IPPROTO_TCP, CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
+    p.csum = CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
+    plain_fill(p, p.frame + ETHERNET, header, broken_options)
+    return True
+
+cdef inline bint plain_inside(walk_t *w, pkt_t *p, uint64_t *broken_options) noexcept nogil:
+    """Decode the rest of `p` if such a segment, all of it there, is what comes next on the walk. False: nothing was written."""
+    cdef const uint8_t *h = w.p
+    cdef uint32_t header
+    if w.cap < 40 or w.cap != w.len or h[0] != VERSION_4_NO_OPTIONS or be32(h + 6) & (IP4_FRAGMENT << 16 | 0xff) != IPPROTO_TCP \
+            or w.steps == MAX_STEPS:
+        return False
+    header = h[32] >> 2 & 0x3c
+    if header < 20 or not 20 + header <= be16(h + 2) <= w.len:
+        return False
+    plain_fill(p, h, header, broken_options)
+    w.src, w.dst, w.proto, w.p = h + 12, h + 16, IPPROTO_TCP, p.l4
+    w.cap = w.len = p.ip_len - 20
+    return True
+
+cdef inline void plain_fill(pkt_t *p, const uint8_t *h, uint32_t header, uint64_t *broken_options) noexcept nogil:
+    """All but checksums, from the IP header at `h` on; that of TCP has `header` bytes."""
+    cdef const uint8_t *t = h + 20
+    cdef key_t *k = &p.key
+    cdef uint32_t total = be16(h + 2), address
+    cdef uint64_t lo, hi, swap
+    p.status, p.ipver, p.proto = PKT_FLOW, 4, IPPROTO_TCP
     p.ip, p.ip_len, p.l4 = h, total, t
     p.sport, p.dport = be16(t), be16(t + 2)
     p.seq, p.ack = be32(t + 4), be32(t + 8)
@@ -80,7 +101,6 @@ cdef inline bint plain(pkt_t *p, uint64_t *broken_options) noexcept nogil:
     memcpy(k.hi_addr, &address, 4)
     k.lo_port, k.hi_port = <uint16_t>lo, <uint16_t>hi
     k.proto, k.ipver = IPPROTO_TCP, 4
-    return True
 
 cdef struct glimpse_t:      # what is read of such a packet where only packets are counted
     uint64_t addresses      # the words of its key (flow.key), the lower end's first,

@@ -23,6 +23,10 @@ cdef inline uint64_t sip_load(const uint8_t *p) noexcept nogil:
     memcpy(&x, p, 8)
     return little64(x)
 
+cdef inline void sip_store(uint8_t *p, uint64_t x) noexcept nogil:
+    x = little64(x)
+    memcpy(p, &x, 8)
+
 cdef inline uint64_t sip_tail(const uint8_t *p, size_t n) noexcept nogil:
     """The last n % 8 of n bytes, likewise."""
     cdef uint64_t x = 0

@@ -5,15 +5,17 @@ A parser finds the tunnel's header at `p`, moves behind it and returns what come
 alone answers STEP_NOT_IT, without having moved, unless what is inside looks right too: anybody may use that port.
 `id` is what sets apart tunnels between the same two addresses, equal in both directions; has_id 0: nothing does.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from mos.net.bytes cimport be16, be24, be32
+from mos.net.bytes cimport be16, be24, be32, be64, put64
+from mos.net.checksum cimport csum_right20
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.link cimport ETHERTYPE_IP4, looks_ether, looks_ip
-from mos.net.packet cimport pkt_t
-from mos.net.verify cimport verify_ip4
+from mos.net.packet cimport CSUM_BAD_IP, pkt_t
+from mos.net.siphash cimport sip_load, sip_store
+from mos.net.verify cimport CHECKSUM_VERIFY
 from mos.net.walk cimport (BAD_TUNNEL, MAX_STEPS, PATH_MAX, STEP_ETHER, STEP_IP, STEP_IP4, STEP_IP6,
-                           STEP_MPLS, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_TYPE, bad, short_of, skip, trim, walk_t)
+                           STEP_MPLS, STEP_NOT_IT, STEP_OTHER, STEP_PPP, STEP_TYPE, bad, path_mix, short_of, skip, trim, walk_t)
 
 cdef enum:              # row_t.via
     VIA_PROTO = 0       # IP protocol number
@@ -223,23 +225,38 @@ cdef inline int ayiya(walk_t *w, tunnel_t *t) noexcept nogil:
     skip(w, n)
     return STEP_IP
 
+cdef inline uint64_t tunnel_head(uint8_t row, uint32_t id, uint8_t has_id, uint8_t ipver) noexcept nogil:
+    """The first seven bytes of a tunnel's entry in a path, the first of them lowest."""
+    return row | <uint32_t>has_id << 8 | <uint32_t>ipver << 16 | <uint64_t>id << 24
+
+cdef inline uint64_t tunnel_entry4(uint8_t *to, uint64_t head, const uint8_t *ends) noexcept nogil:
+    """Write an entry between the two IPv4 addresses at `ends`, the smaller first; these two."""
+    cdef uint64_t a = be64(ends)
+    cdef uint64_t x = min(a, a << 32 | a >> 32)
+    sip_store(to, head)
+    put64(to + 7, x)
+    return x
+
 cdef inline bint path_tunnel(walk_t *w, uint8_t row, const tunnel_t *t, const pkt_t *outer, const uint8_t *src,
                              const uint8_t *dst) noexcept nogil:
     """Note a tunnel between these addresses, the smaller first: both directions agree. False: the path is full."""
-    cdef uint32_t n = 4 if outer.ipver == 4 else 16
+    cdef uint32_t n = 15 if outer.ipver == 4 else 39
+    cdef uint64_t head = tunnel_head(row, t.id, t.has_id, outer.ipver)
     cdef uint8_t *to = w.path + w.npath
-    cdef bint swap = be32(src) > be32(dst) if n == 4 else memcmp(src, dst, n) > 0
-    if w.npath + 7 + 2 * n > PATH_MAX:
+    cdef bint swap
+    if w.npath + n > PATH_MAX:
         return False
-    to[0], to[1], to[2] = row, t.has_id, outer.ipver
-    memcpy(to + 3, &t.id, 4)
-    if n == 4:                  # of known length: moves, not calls
-        memcpy(to + 7, dst if swap else src, 4)
-        memcpy(to + 11, src if swap else dst, 4)
+    if outer.ipver == 4:
+        w.hash = path_mix(w.hash ^ head, w.secret ^ tunnel_entry4(to, head, src))
     else:
+        swap = memcmp(src, dst, 16) > 0
+        sip_store(to, head)
         memcpy(to + 7, dst if swap else src, 16)
         memcpy(to + 23, src if swap else dst, 16)
-    w.npath += <uint16_t>(7 + 2 * n)
+        w.hash = path_mix(w.hash ^ head, w.secret ^ sip_load(to + 7))
+        w.hash = path_mix(w.hash ^ sip_load(to + 15), w.secret ^ sip_load(to + 23))
+        w.hash = path_mix(w.hash ^ sip_load(to + 31), w.secret)
+    w.npath += <uint16_t>n
     return True
 
 cdef inline void ip4_tunnels(walk_t *w, pkt_t *p, const uint8_t *by_proto, uint8_t most, uint8_t checksum) noexcept nogil:
@@ -247,35 +264,37 @@ cdef inline void ip4_tunnels(walk_t *w, pkt_t *p, const uint8_t *by_proto, uint8
 
     What `ip4`, `gre` and their like would do with these. The first that asks for more, or is wrong, is left to them.
     """
-    cdef const uint8_t *h
-    cdef uint32_t n, total
-    cdef uint16_t bits
-    cdef uint8_t proto
-    cdef tunnel_t t
-    while w.cap >= 28:
-        h, total, proto = w.p, be16(w.p + 2), w.p[9]
-        if h[0] != 0x45 or (proto != IPPROTO_IPIP and proto != IPPROTO_GRE) or not by_proto[proto] or total < 28 \
-                or total > w.len or be16(h + 6) & IP4_FRAGMENT or w.tunnels >= most or w.steps + 3 > MAX_STEPS:
-            return
-        n, t.id, t.has_id = 20, 0, 0
-        if proto == IPPROTO_GRE:
-            bits = be16(h + 20)
-            if bits & ~<uint32_t>GRE_KEY or be16(h + 22) != ETHERTYPE_IP4:
-                return
-            n = 24
-            if bits:
-                n, t.id, t.has_id = 28, be32(h + 24), 1
-        p.ip, p.ipver, p.ip_len, p.proto = h, 4, total, proto
-        if not path_tunnel(w, by_proto[proto] - 1, &t, p, h + 12, h + 16):
-            return
-        if checksum:
-            verify_ip4(checksum, p)
-        w.src, w.dst, w.proto = h + 12, h + 16, proto
-        w.rows[w.tunnels] = by_proto[proto] - 1
-        w.tunnels += 1
-        w.steps += 2
-        if proto == IPPROTO_GRE:
-            w.steps += 1
-            w.type = ETHERTYPE_IP4
-        trim(w, total)
-        skip(w, n)
+    cdef const uint8_t *h = w.p
+    cdef const uint8_t *last = NULL         # the header of the tunnel passed last
+    cdef uint32_t cap = w.cap, length = w.len, at = w.npath, tunnels = w.tunnels, total = 0, gre = 0, n, bits
+    cdef uint64_t head, hash = w.hash
+    cdef uint8_t bad_sum = 0
+    if w.steps + 3 * most > MAX_STEPS or w.npath + 15 * most > PATH_MAX:
+        return
+    while cap >= 28 and h[0] == 0x45 and (h[9] == IPPROTO_IPIP or h[9] == IPPROTO_GRE) and by_proto[h[9]] and tunnels < most:
+        n, bits = be16(h + 2), 0
+        if n < 28 or n > length or be16(h + 6) & IP4_FRAGMENT:
+            break
+        if h[9] == IPPROTO_GRE:
+            bits = be32(h + 20)
+            if bits & ~<uint32_t>(GRE_KEY << 16) != ETHERTYPE_IP4:
+                break
+            gre += 1
+        if checksum and not csum_right20(h) and (checksum == CHECKSUM_VERIFY or be16(h + 10)):
+            bad_sum = CSUM_BAD_IP
+        last, total = h, n
+        w.rows[tunnels] = by_proto[h[9]] - 1
+        head = tunnel_head(by_proto[h[9]] - 1, be32(h + 24) if bits >> 16 else 0, bits >> 16 != 0, 4)
+        hash = path_mix(hash ^ head, w.secret ^ tunnel_entry4(w.path + at, head, h + 12))
+        tunnels += 1
+        at += 15
+        n = 28 if bits >> 16 else 24 if bits else 20
+        length = total - n
+        cap = min(cap, total) - n
+        h += n
+    if last != NULL:
+        p.ip, p.ipver, p.ip_len, p.proto = last, 4, total, last[9]
+        p.csum |= bad_sum
+        w.src, w.dst, w.proto, w.hash, w.npath = last + 12, last + 16, last[9], hash, <uint16_t>at
+        w.steps += <uint8_t>(2 * (tunnels - w.tunnels) + gre)
+        w.p, w.cap, w.len, w.tunnels = h, cap, length, <uint8_t>tunnels

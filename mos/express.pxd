@@ -12,7 +12,7 @@ from mos.events.kinds cimport KIND_OVERLAP_CONFLICT, KIND_PACKET_IN
 from mos.flow.flow cimport (
     CLIENT, END_FIN_SENT, FLOW_CLOSED, FLOW_DROPPED, FLOW_RESETTING, SERVER, flow_cold, flow_names, flow_side, flow_t, reasm_of)
 from mos.flow.hashes cimport LANES, hash_ahead
-from mos.flow.table cimport table_guess, table_known, table_peek, table_prefetch, table_touch
+from mos.flow.table cimport table_fetch, table_guess, table_known, table_peek, table_prefetch, table_touch
 from mos.flow.wheel cimport wheel_due
 from mos.io.aside cimport aside_before, aside_t
 from mos.io.port cimport SEND_ON
@@ -39,8 +39,10 @@ cdef enum:
     FEW_SETS = 1024         # so many sets of handlers, 64 KB, stay in a cache by themselves
     MUCH_QUEUED = 1 << 20   # bytes of reassembly that stay in a cache by themselves
     SOON = 8                # and what it leads to, once it is there
-    NEAR = 16               # a flow is fetched so many packets ahead: 2 us, ten memory latencies: its five lines come one by one
-    FAR = 32                # and where the index lists it so many: not all of a batch at once, that would be waited for
+    REST = 12               # the other lines of a flow are fetched so many packets ahead: 2 us, ten memory latencies
+    NEAR = 16               # its first line so many, at the least,
+    FAR = 32                # and where the index lists it: not all of a batch at once, that would be waited for
+    TOGETHER = 8            # of so many at once: a fetch waits until its page is found, and several pages are found at a time
 
 cdef enum:              # how an express way ended
     EXPRESS_FAILED = -1     # a handler raised and the run is to stop
@@ -92,9 +94,18 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexc
         decode_dressed(k.dec, batch, n)
         look_up_first(k, batch, first)
     for i in range(min(n, <int>NEAR)):
-        if batch[i].ahead == AHEAD_FLOW:
-            batch[i].guess = table_guess(k.table, batch[i].hash, batch[i].tcp_flags & TCP_FIN)
+        guess_flow(k, &batch[i])
+    for i in range(min(n, <int>REST)):
+        rest_of_flow(&batch[i])
     hash_ahead(batch + first, n - first, k.table.k0, k.table.k1, k.table.hash_mask)     # and meanwhile
+
+cdef inline void guess_flow(Core k, pkt_t *p) noexcept nogil:
+    if p.ahead == AHEAD_FLOW:
+        p.guess = table_guess(k.table, p.hash, p.tcp_flags & TCP_FIN)
+
+cdef inline void rest_of_flow(const pkt_t *p) noexcept nogil:
+    if p.ahead == AHEAD_FLOW:
+        table_fetch(<const flow_t *>p.guess)
 
 cdef inline const flow_t *flow_soon(Core k, const pkt_t *batch, int i, int n) noexcept nogil:
     """The flow of the batch's packet `i`, which has been fetched; NULL: there is none, or it is not known."""
@@ -143,13 +154,16 @@ cdef inline void fetch_queue(Core k, const pkt_t *batch, int i, int n, int ahead
 
 cdef inline void call_for(Core k, pkt_t *batch, int i, int n, scout_t *scout) noexcept nogil:
     """While packet `i` of `n` is in hand: what those after it will need, in steps, each with time to come."""
-    cdef pkt_t *far = &batch[i + FAR]
-    cdef pkt_t *near = &batch[i + NEAR]
+    cdef int j
     scout_on(scout)
-    if i + FAR < n and far.ahead == AHEAD_FLOW:
-        table_prefetch(k.table, far.hash)
-    if i + NEAR < n and near.ahead == AHEAD_FLOW:
-        near.guess = table_guess(k.table, near.hash, near.tcp_flags & TCP_FIN)
+    if i % TOGETHER == 0:
+        for j in range(i + FAR, min(i + FAR + TOGETHER, n)):
+            if batch[j].ahead == AHEAD_FLOW:
+                table_prefetch(k.table, batch[j].hash)
+        for j in range(i + NEAR, min(i + NEAR + TOGETHER, n)):
+            guess_flow(k, &batch[j])
+    if i + REST < n:
+        rest_of_flow(&batch[i + REST])
     fetch_behind(k, batch, i, n)
 
 cdef inline int pass_by(Core k, const aside_t *a, int i, int others) noexcept nogil:

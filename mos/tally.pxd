@@ -8,7 +8,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport KIND_PACKET_IN
-from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, express, time_goes_on, time_stands
+from mos.express cimport EXPRESS_ANSWERED, EXPRESS_NOT, FAR, NEAR, TOGETHER, express, time_goes_on, time_stands
 from mos.flow.flow cimport CLIENT, FLOW_BYTES, FLOW_CLOSED, FLOW_DROPPED, FLOW_RESETTING, SERVER, end_t, flow_cold, flow_t
 from mos.flow.hashes cimport LANES, mos_sip2
 from mos.flow.key cimport load32, load64
@@ -39,6 +39,7 @@ cdef struct tally_t:        # of the packets in a batch
     uint8_t  from_hi[BATCH]
     uint8_t  flags[BATCH]
     uint8_t  what[BATCH]
+    int      called         # for packets before that, what those after them need has been called for
     const entry_t *index    # of the table
     uint32_t mask
     const char *base        # of its flows; NULL: a flow may go, and its memory with it, so none is looked at before its turn
@@ -76,6 +77,7 @@ cdef inline void tally_read(Core k, pkt_t *batch, int n, tally_t *t) noexcept no
                 t.what[i], t.hash[i] = TALLY_FLOW, table_hash(k.table, &batch[i].key)
     for i in range(min(n, <int>FAR)):
         table_prefetch(k.table, t.hash[i])
+    t.called = 0
     tally_table(k, t)
     for i in range(min(n, <int>NEAR) if t.base != NULL else 0):
         tally_guess(k, t, i)
@@ -102,6 +104,15 @@ cdef inline void tally_guess(Core k, tally_t *t, int i) noexcept nogil:
         prefetch(&f.end[SERVER].flags)
         prefetch(flow_cold(f))
 
+cdef inline void tally_call(Core k, tally_t *t, int i, int n) noexcept nogil:
+    """What packets soon after `i` will need, of several at once (mos.express)."""
+    cdef int j
+    t.called = i + TOGETHER
+    for j in range(i + FAR, min(i + FAR + TOGETHER, n)):
+        table_prefetch(k.table, t.hash[j])
+    for j in range(i + NEAR, min(i + NEAR + TOGETHER, n)):
+        tally_guess(k, t, j)
+
 cdef inline void tally_fetch(tally_t *t, int i) noexcept nogil:
     cdef flow_t *f = t.guess[i]
     if f != NULL:
@@ -124,7 +135,6 @@ cdef inline int64_t tally_until(Core k) noexcept nogil:
 cdef inline int tally_some(Core k, Port source, pkt_t *batch, int i, int n, tally_t *t) noexcept nogil:
     """Count packets from `i` on; the number of the first that has to go another way."""
     cdef int first = i
-    cdef int near = NEAR if t.base != NULL else 0
     cdef int64_t now = k.now, ts, until = tally_until(k)
     cdef uint64_t wire = 0
     cdef flow_t *f
@@ -132,10 +142,10 @@ cdef inline int tally_some(Core k, Port source, pkt_t *batch, int i, int n, tall
     tally_table(k, t)
     while i < n:
         scout_on(&source.scout)
-        if i + FAR < n:
-            table_prefetch(k.table, t.hash[i + FAR])
-        if i + near < n:
-            tally_guess(k, t, i + near)
+        if t.base == NULL:
+            tally_guess(k, t, i)
+        elif i >= t.called:
+            tally_call(k, t, i, n)
         if i + SOON < n:
             tally_fetch(t, i + SOON)
         f, ts = t.guess[i], max(batch[i].ts, now)

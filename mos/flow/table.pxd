@@ -90,7 +90,8 @@ cdef inline const entry_t *glance(const table_t *t, uint64_t hash) noexcept nogi
     return e if not e.ref & ALIAS_REF else NULL
 
 cdef inline flow_t *table_guess(const table_t *t, uint64_t hash, bint cold) noexcept nogil:
-    """Whose packet that will be, once table_prefetch has had its time: its flow is fetched, with its `cold` part or without.
+    """Whose packet that will be, once table_prefetch has had its time: its flow's first line is fetched, with its `cold` part or
+    without. table_fetch has the others.
 
     NULL: not there at a glance. Look with table_known before it is believed: another flow may have the same tag, and until the
     packet's turn it may go.
@@ -100,9 +101,14 @@ cdef inline flow_t *table_guess(const table_t *t, uint64_t hash, bint cold) noex
     if e == NULL or t.flows.exact:
         return NULL
     f = table_at(t, e.ref)
-    prefetch_lines(<const char *>f, FLOW_BYTES)
+    prefetch(f)
     prefetch(<const void *>flow_cold(f) if cold else f)     # no branch: who can tell which packet comes next
     return f
+
+cdef inline void table_fetch(const flow_t *guess) noexcept nogil:
+    """Fetch what is behind the first line of what table_guess gave, some packets later."""
+    if guess != NULL:
+        prefetch_lines(<const char *>guess + 64, FLOW_BYTES - 64)
 
 cdef inline bint table_known(const flow_t *f, const key_t *k) noexcept nogil:
     """Is what was guessed the flow with this key of its own, and still there?"""

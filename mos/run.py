@@ -15,6 +15,7 @@ from mos.events.views import Event, OverlapConflict, StreamData, StreamEvent, Tc
 from mos.flow.table import FlowTable
 from mos.io.source import open_source
 from mos.io.writer import Writer
+from mos.memory import anonymous
 from mos.net.bpf import PacketFilter
 from mos.net.decode import Decoder
 from mos.nf import Chain, Subscription
@@ -394,19 +395,6 @@ def log_subscriptions(log, position):
     common = dict(function=log.event, position=position, moments=(0,), observe=True, answers=False, first=True)
     return [Subscription(name="log.event", kind_mask=Event.kind_mask, root=Event, on="Event", **common),
             Subscription(name="log.user", kind_mask=0, root=UserEvent, user_class=UserEvent, on="UserEvent", **common)]
-
-
-def anonymous():
-    """Anonymous memory that this process has now, bytes: resident pages that belong to no file (proc(5), statm). 0: unknown."""
-    try:
-        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _, resident, shared, *_ = os.read(fd, 200).split()
-        finally:
-            os.close(fd)
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 class Capture:

@@ -19,6 +19,7 @@ from functools import partial
 
 from mos.errors import CaptureError, MosError, UsageError
 from mos.io.source import open_source
+from mos.memory import Collector
 from mos.state.kinds import worker_refusal
 
 MOST = 64               # workers: more than cores that read one file do any good
@@ -67,7 +68,7 @@ class Worker:
 
     def __init__(self, engine, index, count, fd, on_wire):
         self.engine, self.fd = engine, fd
-        self.records, self.ticked = [], 0.0
+        self.records, self.ticked, self.collector = [], 0.0, Collector()
         engine.stack.share(index, count, on_wire)
         engine.ticks = self.tick
         if engine.log is not None:
@@ -88,6 +89,7 @@ class Worker:
 
     def tick(self, packets):
         """How far this worker is; of a capture not more often than people look, since the parent is busy with each."""
+        self.collector.look()
         now = time.monotonic()
         if self.engine.source.live or now - self.ticked >= TICK_SECONDS:
             self.ticked = now

@@ -10,8 +10,8 @@ from source_tree import GENERATED, ROOT, code, functions, imported, module_of, m
 EVENT_DATA = {"mos.events.spec", "mos.events.kinds", "mos.events.ring"}   # plain data and structs: below tcp
 ORDER = ("errors", "privileges", "net", "flow", "event data", "tcp", "events", "state", "nf", "core", "lend", "leave", "park",
          "share", "quote", "caps", "notices", "safe", "patience", "early", "pickup", "acked", "segment", "behind", "late",
-         "straight", "lifetime", "datagram", "express", "tally", "stack", "observe", "run", "box", "workers", "notify", "supervise",
-         "doctor", "cli")
+         "straight", "lifetime", "datagram", "express", "tally", "stack", "observe", "memory", "run", "box", "workers",
+         "notify", "supervise", "doctor", "cli")
 MAY_IMPORT = {part: set(ORDER[:i]) for i, part in enumerate(ORDER)}
 MAY_IMPORT |= {"io": {"errors", "privileges", "net"}, "testing": {*ORDER[:-1], "io"}, "__main__": {*ORDER, "io"},
                "mos": {*ORDER[:-1], "io"}}

@@ -11,6 +11,7 @@ from mos.cli.report import UserCodeError, complain, guard, has_user_frames
 from mos.cli.summary import port_lines, sentence
 from mos.cli.supervised import add_supervision, check_failure, check_supervision, supervised
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
+from mos.memory import Collector
 
 EXAMPLES = """\
 A name with a / or ending in .py is a file (FILE.py:CLASS picks one of several), any other a ready middlebox (mos help
@@ -142,6 +143,7 @@ class Run:
         self.engine = self.progress = self.source = self.deadline = self.service = None
         self.inline, self.stats_out, self.child = False, None, None
         self.out, self.prints = sys.stdout, sys.stdout
+        self.collector = Collector()
 
     def go(self):
         args = self.args
@@ -159,7 +161,8 @@ class Run:
             try:
                 if args.interface and not args.keep_privileges:
                     self.drop_privileges()
-                error = self.feed()
+                with self.collector:
+                    error = self.feed()
             finally:
                 if joining is not None:
                     joining.restore()
@@ -227,6 +230,7 @@ class Run:
         return settings_of(self.args, extra, bool(self.args.interface), truth)
 
     def tick(self, packets):
+        self.collector.look()
         if self.progress is not None:
             self.progress.show(packets)
         if self.service is not None:

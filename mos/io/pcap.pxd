@@ -16,6 +16,7 @@ cdef class Source(Port):
     cdef uint8_t *map       # mapped file, or NULL
     cdef size_t map_size
     cdef size_t dropped     # pages up to here were let go
+    cdef size_t mapped      # and those up to here asked for
     cdef int saved_errno
     cdef turn_t turn        # where this worker is in what all of them read
     cdef turns_t *turns     # that, or NULL
@@ -41,3 +42,4 @@ cdef class Source(Port):
     cdef int64_t read_object(self, uint8_t *p, size_t n) noexcept with gil
     cdef bint interrupted(self) noexcept with gil
     cdef void let_go(self) noexcept nogil
+    cdef void go_ahead(self) noexcept nogil

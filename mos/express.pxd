@@ -73,10 +73,7 @@ cdef inline void look_ahead(Core k, pkt_t *batch, int n, const aside_t *a) noexc
     `a`: what other workers take, which is not in the batch; NULL: it may be.
     """
     cdef int i, first, left
-    if a != NULL:
-        k.n.bytes_in += a.bytes
-        k.n.bytes_elsewhere += a.bytes
-    elif k.workers:
+    if a == NULL and k.workers:
         for i in range(n):
             batch[i].ahead = AHEAD_NOT
     if k.selection is not None:
@@ -169,7 +166,7 @@ cdef inline void call_for(Core k, pkt_t *batch, int i, int n, scout_t *scout) no
 cdef inline int pass_by(Core k, const aside_t *a, int i, int others) noexcept nogil:
     """Time goes by with the last `others` that come before the batch's packet `i`. -1: a handler raised, and the run is to stop."""
     cdef int j
-    for j in range(a.upto[i + 1] - others if others else 0, a.upto[i + 1] if others else 0):
+    for j in range(a.place[i + 1] - others if others else 0, a.place[i + 1] if others else 0):
         k.n.packets_in += 1
         k.n.elsewhere += 1
         if pass_time(k, a.ts[j]) < 0:

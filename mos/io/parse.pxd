@@ -4,7 +4,7 @@ headers, walked in place. No length is believed before it was checked."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
-from mos.io.aside cimport ASIDE, aside_next, aside_stays, aside_t
+from mos.io.aside cimport ASIDE, aside_read, aside_stays, aside_t
 from mos.io.scout cimport call_ahead, trail_t
 from mos.net.packet cimport pkt_t, prefetch
 
@@ -455,7 +455,7 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             if n and read_tick(r, length, &pkts[i]):
                 i += 1
                 if r.aside != NULL:
-                    aside_next(r.aside, i)
+                    aside_read(r.aside, pkts[i - 1].ts, i)
         elif kind == INTERFACE:
             if read_interface(r, length) < 0:
                 break

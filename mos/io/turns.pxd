@@ -10,8 +10,8 @@ of one that waits before it has taken all that those behind it have to tell: the
 that died is noticed.
 """
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from mos.io.aside cimport ASIDE, OWN, aside_next, aside_t
+from libc.stdint cimport INT64_MIN, UINT64_MAX, int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from mos.io.aside cimport OWN, aside_next, aside_t
 from mos.io.parse cimport LENGTHS_PLAIN, WHY_CUT, WHY_ERRNO, WHY_NOT, damage, parse_classic, rd32, reader_t
 from mos.net.packet cimport AHEAD_NOT, pkt_t, prefetch
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
@@ -73,6 +73,8 @@ cdef struct slot_t:
     uint32_t n
     bint     last           # nothing comes behind it
     bint     mapped         # its records are long, and in the mapped file
+    bint     ordered        # by time
+    int64_t  top            # the latest of their times
     int      why            # what is damaged behind the records, as in reader_t
     int      saved_errno
     uint64_t at
@@ -109,6 +111,8 @@ cdef inline void slot_enter(slot_t *s, uint32_t i, const pkt_t *p, uint32_t plac
     """The slot's record `i`, and whose it is."""
     cdef int worker = shard_plain(p, workers)
     s.place[i], s.wirelen[i], s.ts[i] = place, p.wirelen, p.ts
+    s.ordered &= p.ts >= s.top
+    s.top = max(s.top, p.ts)
     s.who[i] = <uint8_t>(EVERYONE if worker == SHARD_UNKNOWN else worker)
 
 cdef inline void slot_usual(slot_t *s, reader_t *r, uint32_t workers) noexcept nogil:
@@ -181,7 +185,7 @@ cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, int fd,
     cdef uint64_t start = before.start + before.place[before.n] if t.ready else <uint64_t>(whole.cur - whole.base)
     cdef bint rest = False, long = t.ready and before.place[before.n] > LONG * before.n
     s.first = before.first + before.n if t.ready else whole.packets
-    s.start, s.n, s.mapped = start, 0, False
+    s.start, s.n, s.mapped, s.ordered, s.top = start, 0, False, True, INT64_MIN
     r.aside, r.start, r.base = NULL, s.start, s.data
     if not long:
         r.cur, r.end = r.base, r.base + slot_fill(s, fd, size)
@@ -223,12 +227,12 @@ cdef inline void turns_read(turn_t *m, const reader_t *whole, int fd) noexcept n
         show(&t.ready, t.ready + 1)
     lock_leave(&t.reading)
 
-cdef inline bint turns_next(turn_t *m, const reader_t *whole, int fd, bint wait) noexcept nogil:
-    """The slot in hand is read. Looks for a while, if it may `wait`."""
+cdef inline bint turns_next(turn_t *m, const reader_t *whole, int fd) noexcept nogil:
+    """The slot in hand is read. Looks for a while."""
     cdef int _
     if see(&m.all.ready) < m.seq + LEAD:
         turns_read(m, whole, fd)
-    for _ in range(SPIN if wait else 0):
+    for _ in range(SPIN):
         if see(&m.all.ready) > m.seq:
             break
         breathe()
@@ -244,48 +248,41 @@ cdef inline void slot_packet(const slot_t *s, uint32_t j, const reader_t *whole,
     prefetch(p.frame)
     prefetch(p.frame + 64)
 
-cdef inline int turn_own(turn_t *m, const slot_t *s, const reader_t *whole, pkt_t *pkts, int n, int begin,
-                         aside_t *a) noexcept nogil:
-    """What the worker takes of the slot in hand, into the batch's places from `begin` on: how many there are then.
-
-    Without a branch on who takes a packet, which nobody could predict.
-    """
+cdef inline int turn_own(turn_t *m, const slot_t *s, const reader_t *whole, pkt_t *pkts, int n, aside_t *a) noexcept nogil:
+    """Up to n packets of the slot in hand that the worker takes: how many. Of the others it only looks at whose they are, and
+    without a branch, which nobody could predict."""
     cdef uint16_t own[OWN]
-    cdef uint32_t j = m.at, end = s.n, aside = a.n, away
-    cdef int64_t top = a.top
-    cdef uint64_t others = 0
-    cdef int i = begin, worker = m.worker, k
-    while j < end and i < n and aside < ASIDE:
-        away = (s.who[j] != worker) & (s.who[j] != EVERYONE)
-        a.upto[i + 1], a.high[i], a.ts[aside], own[i] = <uint16_t>aside, top, s.ts[j], <uint16_t>j
-        top = max(top, s.ts[j])
-        others += s.wirelen[j] & -away
-        aside += away
-        i += 1 - away
-        j += 1
-    a.n, a.top, a.bytes, m.at = aside, top, a.bytes + others, j
+    cdef uint32_t j, at = m.at, end = s.n
+    cdef int i = 0, worker = m.worker, k
+    while at < end and i < n:
+        own[i] = <uint16_t>at
+        i += (s.who[at] == worker) | (s.who[at] == EVERYONE)
+        at += 1
+    a.ts, a.n, a.top = s.ts + m.at, at - m.at, s.top
+    for k in range(i):
+        j = own[k]
+        a.place[k + 1], a.high[k] = <int16_t>(j - m.at), s.ts[j - 1] if s.ordered and j else s.top
+        slot_packet(s, j, whole, &pkts[k])
     aside_next(a, i)
-    for k in range(begin, i):
-        slot_packet(s, own[k], whole, &pkts[k])
     if i == 0:
-        slot_packet(s, j - 1, whole, pkts)      # for aside_take_back
+        slot_packet(s, at - 1, whole, pkts)     # for aside_take_back
+    m.at = at
     return i
 
 cdef inline int turns_take(turn_t *m, reader_t *r, int fd, pkt_t *pkts, int n, aside_t *a) noexcept nogil:
-    """Up to n packets that the worker takes, or WAITING. What the batch before had is let go."""
+    """Up to n packets of one slot that the worker takes, or WAITING. What the batch before had is let go."""
     cdef const slot_t *s
     cdef int i = 0
     show(&m.all.through[m.worker][0], m.seq)
-    while i < n and a.n < ASIDE and not m.over:
-        if not turns_next(m, r, fd, i == 0 and a.n == 0):
-            return i if i or a.n else WAITING
+    while a.n == 0 and not m.over:
+        if not turns_next(m, r, fd):
+            return WAITING
         s = slot_of(m.all, m.seq)
         if m.at < s.n:
-            i = turn_own(m, s, r, pkts, n, i, a)
+            i = turn_own(m, s, r, pkts, n, a)
         r.packets, r.cur = s.first + m.at, r.base + s.start + s.place[m.at]
-        if m.at < s.n:
-            continue
-        m.seq, m.at, m.over = m.seq + 1, 0, s.last
+        if m.at == s.n:
+            m.seq, m.at, m.over = m.seq + 1, 0, s.last
     return i
 
 cdef inline int turns_end(const turn_t *m, reader_t *r) noexcept nogil:

@@ -27,7 +27,8 @@ cdef inline void arm(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
         wheel_arm(k.idle, table_slot(k.table, f), when)
 
 cdef inline void arm_closed(Core k, flow_t *f, const pkt_t *p, int64_t when) noexcept nogil:
-    cdef uint64_t hash = p.hash if p != NULL and flow_names(f) == NULL else table_hash(k.table, &f.key)
+    cdef bint known = p != NULL and (not k.table.n_aliases or flow_names(f) == NULL)    # the name that packets of it come by
+    cdef uint64_t hash = p.hash if known else table_hash(k.table, &f.key)
     wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash, QUEUE_CLOSED)
 
 cdef inline void put_off(Core k, flow_t *f, const pkt_t *p) noexcept nogil:

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Timers over packet time: arm and cancel in O(1), expiry in the order of times, then of arming."""
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.flow.flow cimport flow_cold, flow_t, timer_node_t
 from mos.flow.slab cimport slab_at, slab_t
 
@@ -28,6 +28,7 @@ cdef struct queue_t:        # of those who wait equally long: by time as they co
     due_t   *at
     uint32_t first          # ring: entries gone and entries ever, modulo 2**32
     uint32_t behind
+    uint32_t called         # entries that wheel_coming has told of, or passed over
     uint32_t room           # entries it has memory for, a power of two
     int64_t  last           # the time of the last
 
@@ -73,11 +74,17 @@ cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
     """Is it worth calling wheel_expire? One compare; never wrongly no."""
     return now >= w.next_due
 
-cdef inline const due_t *wheel_coming(const wheel_t *w, uint32_t n) noexcept nogil:
-    """Whose turn in the queue comes after `n` others, unless it has been disarmed; NULL: nobody's. To be called for in time."""
-    cdef const queue_t *q = &w.queues[w.turn]
+cdef inline const due_t *wheel_coming(wheel_t *w, uint32_t n) noexcept nogil:
+    """Whose turn in the queue comes within `n` entries, each once; NULL: nobody's that was not said. To be called for in time."""
+    cdef queue_t *q = &w.queues[w.turn]
     cdef const due_t *e
-    if w.of.exact or q.behind - q.first <= n:
+    if w.of.exact:
         return NULL
-    e = &q.at[q.first + n & q.room - 1]
-    return e if e.slot != NO_TIMER else NULL
+    if <int32_t>(q.called - q.first) < 0:
+        q.called = q.first
+    while q.called != q.behind and q.called - q.first < n:
+        e = &q.at[q.called & q.room - 1]
+        q.called += 1
+        if e.slot != NO_TIMER:
+            return e
+    return NULL

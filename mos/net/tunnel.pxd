@@ -266,35 +266,41 @@ cdef inline void ip4_tunnels(walk_t *w, pkt_t *p, const uint8_t *by_proto, uint8
     """
     cdef const uint8_t *h = w.p
     cdef const uint8_t *last = NULL         # the header of the tunnel passed last
-    cdef uint32_t cap = w.cap, length = w.len, at = w.npath, tunnels = w.tunnels, total = 0, gre = 0, n, bits
-    cdef uint64_t head, hash = w.hash
-    cdef uint8_t bad_sum = 0
+    cdef uint8_t *to = w.path + w.npath
+    cdef uint32_t cap = w.cap, length = w.len, tunnels = w.tunnels, total = 0, gre = 0, n
+    cdef uint64_t head, hash = w.hash, secret = w.secret
+    cdef uint8_t row, proto, bad_sum = 0
     if w.steps + 3 * most > MAX_STEPS or w.npath + 15 * most > PATH_MAX:
         return
-    while cap >= 28 and h[0] == 0x45 and (h[9] == IPPROTO_IPIP or h[9] == IPPROTO_GRE) and by_proto[h[9]] and tunnels < most:
-        n, bits = be16(h + 2), 0
-        if n < 28 or n > length or be16(h + 6) & IP4_FRAGMENT:
+    while cap >= 28 and h[0] == 0x45 and tunnels < most:
+        proto, n = h[9], be16(h + 2)
+        row = by_proto[proto]
+        if not row or n < 28 or n > length or be16(h + 6) & IP4_FRAGMENT:
             break
-        if h[9] == IPPROTO_GRE:
-            bits = be32(h + 20)
-            if bits & ~<uint32_t>(GRE_KEY << 16) != ETHERTYPE_IP4:
-                break
+        row -= 1
+        if proto == IPPROTO_IPIP:
+            head, n = tunnel_head(row, 0, 0, 4), 20
+        elif proto == IPPROTO_GRE and be32(h + 20) == ETHERTYPE_IP4:
+            head, n = tunnel_head(row, 0, 0, 4), 24
             gre += 1
+        elif proto == IPPROTO_GRE and be32(h + 20) == (GRE_KEY << 16 | ETHERTYPE_IP4):
+            head, n = tunnel_head(row, be32(h + 24), 1, 4), 28
+            gre += 1
+        else:
+            break
+        last, total = h, be16(h + 2)
         if checksum and not csum_right20(h) and (checksum == CHECKSUM_VERIFY or be16(h + 10)):
             bad_sum = CSUM_BAD_IP
-        last, total = h, n
-        w.rows[tunnels] = by_proto[h[9]] - 1
-        head = tunnel_head(by_proto[h[9]] - 1, be32(h + 24) if bits >> 16 else 0, bits >> 16 != 0, 4)
-        hash = path_mix(hash ^ head, w.secret ^ tunnel_entry4(w.path + at, head, h + 12))
-        tunnels += 1
-        at += 15
-        n = 28 if bits >> 16 else 24 if bits else 20
+        h += n
         length = total - n
         cap = min(cap, total) - n
-        h += n
+        hash = path_mix(hash ^ head, secret ^ tunnel_entry4(to, head, last + 12))
+        to += 15
+        w.rows[tunnels] = row
+        tunnels += 1
     if last != NULL:
         p.ip, p.ipver, p.ip_len, p.proto = last, 4, total, last[9]
         p.csum |= bad_sum
-        w.src, w.dst, w.proto, w.hash, w.npath = last + 12, last + 16, last[9], hash, <uint16_t>at
+        w.src, w.dst, w.proto, w.hash, w.npath = last + 12, last + 16, last[9], hash, <uint16_t>(to - w.path)
         w.steps += <uint8_t>(2 * (tunnels - w.tunnels) + gre)
         w.p, w.cap, w.len, w.tunnels = h, cap, length, <uint8_t>tunnels

@@ -65,6 +65,9 @@ OPTION = st.one_of(
     U16.map(lambda n: struct.pack("!BBH", 2, 4, n)), st.binary(min_size=8, max_size=8).map(lambda b: b"\1\1\x08\x0a" + b))
 
 
+SYN = b"\2\4\5\xb4\4\2\x08\x0a" + bytes(range(1, 9)) + b"\1\3\3\7"      # what most systems send with theirs
+
+
 @given(st.lists(OPTION, max_size=6).map(b"".join) | st.binary(max_size=40))
 @example(b"\1\1\x08\x0a" + bytes(range(8)))
 @example(b"\1\1\x08\x0a" + bytes(range(8)) + b"\1\1\1\1")
@@ -73,6 +76,10 @@ OPTION = st.one_of(
 @example(b"\xfe\4\xf9\x89")
 @example(b"\xfe\3\xf9\x89")
 @example(b"\2\4\5\xb4\3\0")
+@example(SYN)
+@example(SYN[:17] + b"\2" + SYN[18:])
+@example(SYN[:6] + b"\x08\x0b" + SYN[8:])
+@example(SYN[:1] + b"\3" + SYN[2:])
 def test_tcp_options(options):
     options = (options + bytes(-len(options) % 4))[:40]
     got, opts, whole = options_of(options)

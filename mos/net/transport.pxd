@@ -21,6 +21,9 @@ cdef enum:              # TCP option kinds (IANA)
     KIND_EXPERIMENT = 254
     TFO_MAGIC = 0xf989  # RFC 7413 appendix A
     NOP_NOP_TS = 0x0101080a
+    MSS_4 = 0x0204       # with the two below: the 20 bytes of most SYNs, MSS, SACK permitted, timestamps and window scale
+    SACK_OK_TS = 0x0402080a
+    NOP_WSCALE = 0x010303
 
 cdef inline void tcp_option(const uint8_t *o, uint8_t n, pkt_t *p) noexcept nogil:
     """One option of n bytes. One whose length is not its kind's is passed over, as hosts do."""
@@ -54,6 +57,11 @@ cdef inline void tcp_option(const uint8_t *o, uint8_t n, pkt_t *p) noexcept nogi
 cdef inline bint tcp_options(const uint8_t *o, uint32_t n, pkt_t *p) noexcept nogil:
     """Read the n bytes of options. False: the list is broken; what stood before the break is kept. `p` NULL: only that is asked."""
     cdef uint32_t i = 0
+    if n == 20 and be16(o) == MSS_4 and be32(o + 4) == SACK_OK_TS and be32(o + 16) >> 8 == NOP_WSCALE:
+        if p != NULL:
+            p.mss, p.tsval, p.tsecr, p.wscale = be16(o + 2), be32(o + 8), be32(o + 12), o[19]
+            p.opts |= OPT_MSS | OPT_SACK_OK | OPT_TS | OPT_WSCALE
+        return True
     while i < n and o[i] != KIND_END:
         if o[i] == KIND_NOP:
             i += 1

@@ -26,3 +26,15 @@ def with_sum(value):
 def test_modes(frame, verify, auto, plainly):
     for mode, csum in (("verify", verify), ("auto", auto), ("off", UNKNOWN)):
         assert Decoder(checksum=mode, plainly=plainly).parse(frame, wirelen=len(WHOLE))["csum"] == csum, mode
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\0\0\0\0"], ids=len)
+def test_any_bit_makes_it_wrong(payload):
+    """Of addresses, ports and all of a segment, with and without bytes."""
+    d = Decoder(checksum="verify")
+    frame = ether(ip4(tcp(payload, src=A, dst=B), TCP, A, B))
+    assert d.parse(frame)["csum"] == GOOD
+    for bit in [*range(26 * 8, 46 * 8), *range(47 * 8, (54 + len(payload)) * 8)]:       # not the header's length
+        wrong = bytearray(frame)
+        wrong[bit // 8] ^= 1 << bit % 8
+        assert d.parse(bytes(wrong))["csum"] & BAD_L4, bit

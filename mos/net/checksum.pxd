@@ -40,15 +40,28 @@ cdef inline uint64_t csum_range(const uint8_t *p, uint32_t n) noexcept nogil:
         sum += <uint32_t>tail
     return wire16(csum_fold(sum))
 
-cdef inline bint csum_right20(const uint8_t *p) noexcept nogil:
-    """Whether 20 bytes, a checksum among them, sum up to 0xffff: to a multiple of it, in any byte order, and not to 0."""
-    cdef uint64_t a, b, sum
+cdef inline uint64_t csum_sum20(const uint8_t *p) noexcept nogil:
+    """Sum of 20 bytes in the byte order of this machine."""
+    cdef uint64_t a, b
     cdef uint32_t c
     memcpy(&a, p, 8)
     memcpy(&b, p + 8, 8)
     memcpy(&c, p + 16, 4)
-    sum = (a >> 32) + <uint32_t>a + (b >> 32) + <uint32_t>b + c
+    return (a >> 32) + <uint32_t>a + (b >> 32) + <uint32_t>b + c
+
+cdef inline bint csum_right(uint64_t sum) noexcept nogil:
+    """Whether what has this sum, a checksum in it, adds up to 0xffff: to a multiple of it, in any byte order, and not to 0."""
     return sum % 0xffff == 0 and sum != 0
+
+cdef inline bint csum_right20(const uint8_t *p) noexcept nogil:
+    return csum_right(csum_sum20(p))
+
+cdef inline bint csum_right_bare(const uint8_t *src, const uint8_t *dst, const uint8_t *tcp) noexcept nogil:
+    """The same of a TCP header between these IPv4 addresses, without options and payload: most of what floods are made of."""
+    cdef uint32_t a, b
+    memcpy(&a, src, 4)
+    memcpy(&b, dst, 4)
+    return csum_right(csum_sum20(tcp) + a + b + wire16(6 + 20))         # protocol and length of the pseudo header
 
 cdef inline uint64_t csum_pseudo(const uint8_t *src, const uint8_t *dst, uint8_t ipver, uint8_t proto,
                                  uint32_t length) noexcept nogil:

@@ -2,7 +2,7 @@
 """Are a packet's checksums right? The IPv4 header's (RFC 791) and the transport's, by the decoder's mode."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from mos.net.bytes cimport be16
-from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range, csum_right20
+from mos.net.checksum cimport csum_fold, csum_pseudo, csum_range, csum_right20, csum_right_bare
 from mos.net.packet cimport CSUM_BAD_IP, CSUM_BAD_L4, CSUM_PARTIAL, CSUM_UNKNOWN, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, pkt_t
 from mos.net.walk cimport BAD_IP_LENGTH, BAD_TCP_HEADER, skip, walk_t
 
@@ -23,6 +23,8 @@ cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_
     if p.csum_partial:
         return
     p.csum &= <uint8_t>~CSUM_UNKNOWN
+    if length == 20 and p.proto == IPPROTO_TCP and p.ipver == 4 and csum_right_bare(src, dst, p.l4):
+        return
     field = be16(p.l4 + (16 if p.proto == IPPROTO_TCP else 6 if p.proto == IPPROTO_UDP else 2))
     if p.proto == IPPROTO_UDP and field == 0 and p.ipver == 4:      # none was sent (RFC 768)
         return

@@ -177,7 +177,7 @@ cdef inline int go_by(Core k, const aside_t *a, int i, int64_t ts) noexcept nogi
     """How many packets that other workers take go by with the batch's packet `i`, of time `ts`: those just before it. None, as they
     have gone by already, if one is later than that. -1 as pass_by."""
     cdef int others = aside_before(a, i) if a != NULL else 0
-    if others and a.high[i] > ts:
+    if a != NULL and a.high[i] > ts:        # first, as nobody could predict whether there are any
         return pass_by(k, a, i, others)
     return others
 

@@ -3,12 +3,14 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from mos.core cimport Core
 from mos.events.kinds cimport STATE_LISTEN, STATE_SYN_SENT, STATE_TIME_WAIT
-from mos.flow.flow cimport (
-    END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, QUEUE_PUT_OFF, flow_cold, flow_names, flow_t)
+from mos.flow.flow cimport END_FIN, FLOW_CLOSED, FLOW_EMBRYONIC, FLOW_ESTABLISHED, FLOW_MIDSTREAM, flow_cold, flow_names, flow_t
 from mos.flow.table cimport table_hash, table_promote, table_slot
 from mos.flow.wheel cimport QUEUE_CLOSED, QUEUE_DATAGRAMS, QUEUE_HALF_OPEN, wheel_arm, wheel_armed, wheel_queue
 from mos.net.packet cimport IPPROTO_TCP, pkt_t
 from mos.tcp.track cimport track_over
+
+cdef enum:                  # flow_t.queued, beside QUEUE_OTHERS and QUEUE_USED
+    QUEUE_PUT_OFF = 4       # closed at the level of flows, it has spoken since, and its time-out was moved on
 
 cdef inline int64_t patience(Core k, const flow_t *f) noexcept nogil:
     """ns: the longer time-out of both ends' states counts."""

@@ -33,10 +33,9 @@ cdef enum:              # flow_t.flags
     FLOW_EMBRYONIC = 64     # no handshake was seen to complete: evicted first
     FLOW_RESET_DUE = 128    # RESET was asked for when no packet was there to tell the ends by
 
-cdef enum:              # flow_t.queued
+cdef enum:              # flow_t.queued; mos.patience has one more
     QUEUE_OTHERS = 1        # it stands in the queue of flows that are not embryonic
     QUEUE_USED = 2          # it had a packet since it came there
-    QUEUE_PUT_OFF = 4       # of closed flows at the level of flows: it spoke since, and its time-out was moved on
 
 cdef enum:
     FLOW_BYTES = 256        # of a flow_t, all of which its next packet may need

@@ -28,7 +28,7 @@ class Collector:
     By itself it does so whenever a quarter more have become old. Where each flow has some, that is all the time, and no packet
     passes meanwhile: half a second with 300,000 flows behind a NAT. Nearly all go without it, when nothing refers to them any
     more. Blocks are counted, not bytes: what is freed does not always go back to the system. Whoever switched the collector
-    off is left alone.
+    off is left alone, and so is everybody where Python counts none (PYTHONMALLOC=malloc).
     """
 
     def __init__(self):
@@ -36,7 +36,8 @@ class Collector:
         self.before = gc.get_threshold()
 
     def __enter__(self):
-        gc.set_threshold(*self.before[:2], NEVER)
+        if sys.getallocatedblocks():
+            gc.set_threshold(*self.before[:2], NEVER)
         return self
 
     def __exit__(self, *what):

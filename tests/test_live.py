@@ -166,7 +166,7 @@ def test_every_byte_arrives_through_drops_holes_and_new_names(bed, tmp_path, mod
     bed.server.run("ip", "neighbour", "replace", "10.77.0.9", "lladdr", mac(bed.client, "c0"), "dev", "s0")
     nat = ["--set", "nat.external=10.77.0.9", "--set", "nat.inside=10.77.0.1/32"]
     with Running(bed, "nat", tmp_path / "some.py", "--safe", "on", *nat) as running:
-        assert test_port.transfer(bed, 3_000_000)
+        assert test_port.transfer(bed, 6_000_000)
         stats = running.stop()
     assert stats["dropped"]["some"] > 3 and stats["safe"]["held_back"] and stats["split"] > 3
     assert not any(any(side["unsent"].values()) for side in stats["ports"].values())

@@ -31,7 +31,7 @@ demo-inline: $(VENV)/.installed  ## two hosts in namespaces, firewall and monito
 test: $(VENV)/.test build  ## build, install what the tests need, run them all
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: ours against the kernel's (4 GiB in 10 to 20 minutes)
+judge: $(VENV)/.test build  ## SEEDS times BYTES of real TCP, lost and mangled: ours against the kernel's (4 GiB in some 7 minutes)
 	$(BIN)/python tests/judge/judge.py --seeds $(SEEDS) --bytes $(BYTES)
 
 safe: $(VENV)/.test build  ## CASES senders that cheat: no receiver may read what the chain did not see; KERNEL=1: real ones
@@ -61,7 +61,7 @@ bench: $(VENV)/.build build  ## the stack against floors, other tools and itself
 bench-hostile: $(VENV)/.build build  ## what attacks cost, over ordinary traffic; ARGS='--only nested,syn_flood --json'
 	$(BIN)/python bench/hostile.py $(ARGS)
 
-soak: $(VENV)/.build build  ## PACKETS of everything through one stack: memory must not grow (10^8: 5 to 10 minutes)
+soak: $(VENV)/.build build  ## PACKETS of everything through one stack: memory must not grow (10^8: some 3 minutes)
 	$(BIN)/python bench/soak.py --packets $(PACKETS) $(ARGS)
 
 # What lies in place is copied from build/ each time: otherwise modules of a debug build, or without a source, would stay.

@@ -34,7 +34,8 @@ from mos.flow.table import FlowTable  # noqa: E402
 from mos import DROP, Chain, on  # noqa: E402
 from mos.events import FlowEnd, OutOfOrder, OutOfWindow, OverlapConflict, Retransmission, StreamData, StreamGap  # noqa: E402
 from mos.io.source import open_source  # noqa: E402
-from mos.run import Engine, Settings, anonymous  # noqa: E402
+from mos.memory import anonymous  # noqa: E402
+from mos.run import Engine, Settings  # noqa: E402
 
 BAR, HASH_BAR = 2.0, 1.1
 TIGHT = 5                           # times as many pairs where the bar is near 1: a run of 30 ms is off by a tenth now and then

@@ -30,6 +30,7 @@ from attacks_frames import HEADER, RST, Scene, Talk  # noqa: E402
 
 from mos import Chain, on  # noqa: E402
 from mos.events import CapReached, FlowStart, OutOfWindow, Retransmission, StreamData  # noqa: E402
+from mos.memory import anonymous  # noqa: E402
 from mos.nf import FunctionsNF  # noqa: E402
 from mos.run import Engine, Settings  # noqa: E402
 
@@ -161,12 +162,6 @@ class Rounds:
         view[:n] = self.view[self.at:self.at + n]
         self.at += n
         return n
-
-
-def anonymous():
-    """RssAnon, bytes."""
-    with open("/proc/self/status") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("RssAnon:")) * 1024
 
 
 def busy():

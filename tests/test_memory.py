@@ -73,8 +73,8 @@ def test_cycles_go_before_they_are_half_of_all():
 
 
 def test_where_no_blocks_are_counted_python_collects_as_ever():
-    code = ("import gc\nfrom mos.memory import Collector\nbefore = gc.get_threshold()"
-           "\nwith Collector(): assert gc.get_threshold() == before")
+    code = ("import gc\nfrom mos.memory import Collector\nbefore = gc.get_threshold()\n"
+            "with Collector(): assert gc.get_threshold() == before")
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONMALLOC": "malloc"}, check=True)
 
 

@@ -1,6 +1,6 @@
 """The kernel as judge: what two Linux hosts gave their programs must be what the stack made of the captures between them.
 
-    judge.py --seeds 200 --bytes 23000000       that many seeds, some 23 MB each: over 4 GiB at each tap, in 10 to 20 minutes
+    judge.py --seeds 200 --bytes 23000000       that many seeds, some 23 MB each: over 4 GiB at each tap, in some 7 minutes
     judge.py --seed 17 --bytes 23000000         one again
 
 Connections with bytes from a seed cross relay.c, which loses, corrupts, splits, joins, delays and doubles segments and adds

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """What the stages of one stack share: settings, tables, the ring, the plan, the counters."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.object cimport PyObject
 from mos.events.bus cimport Bus, answer_t
 from mos.events.ring cimport event_t, ring_t
@@ -218,3 +218,13 @@ cdef class Core:
     cdef int rename(self, pkt_t *p, flow_t *f, int s, position, payload) except -1
     cdef int tick(self) noexcept
     cdef void report(self, pkt_t *p, flow_t *f) noexcept
+
+cdef inline void place_of(Core k, int64_t *key) noexcept nogil:
+    """Where the run is: what happens later, in whatever worker, has a greater one. On a wire nobody numbers the packets of all:
+    their time counts."""
+    cdef bint end = k.phase == PHASE_END
+    key[0], key[1], key[2], key[3] = <int64_t>k.n.packets_in, k.phase, 0, 0
+    if k.on_wire:
+        key[0], key[1] = INT64_MAX if end else k.now, PHASE_END if end else 0
+    if end or (k.phase != PHASE_PACKET and not k.on_wire):
+        key[2], key[3] = k.due, <int64_t>k.due_flow

@@ -320,13 +320,10 @@ cdef class Core:
 
     @property
     def place(self):
-        """Where the run is, as a tuple: what happens later, in whatever worker, has a greater one. On a wire nobody numbers
-        the packets of all: their time counts."""
-        if self.on_wire:
-            return (1 << 63, PHASE_END, self.due, self.due_flow) if self.phase == PHASE_END else (self.now, 0, 0, 0)
-        if self.phase == PHASE_PACKET:
-            return self.n.packets_in, PHASE_PACKET, 0, 0
-        return self.n.packets_in, self.phase, self.due, self.due_flow
+        """Where the run is, as a tuple (`place_of`)."""
+        cdef int64_t key[4]
+        place_of(self, key)
+        return key[0], key[1], key[2], key[3]
 
     def counters(self):
         """Every counter, as a plain dict. `packets_in` = forwarded + dropped + held + consumed."""

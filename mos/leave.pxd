@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
-from mos.core cimport OUT_CAP, RESETTING_S, Core
+from mos.core cimport OUT_CAP, RESETTING_S, Core, place_of
 from mos.events.bus cimport MOS_RESET
 from mos.flow.flow cimport FLOW_DROPPED, FLOW_RESET_DUE, FLOW_RESETTING, flow_t
 from mos.flow.rewrite cimport make_reset
@@ -39,6 +39,8 @@ cdef inline void leave(Core k, const pkt_t *p, const uint8_t *data, uint32_t n, 
             turn_frame(k.turn, 1 - k.turn_side, p, <uint8_t *>data)
         how |= SEND_BACK
     if k.writer is not None:
+        if k.writer.parted:
+            place_of(k, k.writer.key)
         k.writer.write(p, data, n, wirelen)
     if k.port is not None:
         k.port.send(p, data, n, how)

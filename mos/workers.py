@@ -32,21 +32,19 @@ LENGTH = struct.Struct("<I")
 PLAIN = (int, float, str, bytes, list, dict, set, tuple, bytearray)
 
 
-def check(chain, path, write=None, further=()):
+def check(chain, path, further=(), hint=""):
     """Raise UsageError if this chain cannot be split among workers, or the capture not be read by each of them.
 
-    `path` None: it is no capture. `further`: more reasons against it.
+    `path` None: it is no capture. `further`: more reasons against it. `hint`: what else can be done.
     """
     reasons = [reason for reason in map(worker_refusal, chain.declarations()) if reason]
     reasons += [f"{s.name} is called at intervals, which each worker would do" for s in chain.subscriptions if s.tick is not None]
     reasons += [f"{s.name} is async, and its loop stays in one process" for s in chain.subscriptions if s.asynchronous]
-    if write:
-        reasons.append("-w writes packets in the order of one stack")
     reasons += further
     if path is not None and (path == "-" or os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode)):
         reasons.append("every worker reads the capture by itself, so it has to be a file")
     if reasons:
-        raise UsageError("--workers cannot be used here: " + "; ".join(reasons))
+        raise UsageError("--workers cannot be used here: " + "; ".join(reasons) + hint)
 
 
 class Part(io.TextIOBase):
@@ -64,13 +62,17 @@ class Part(io.TextIOBase):
 
 
 class Worker:
-    """This process's part of the run; `fd` leads to the parent."""
+    """This process's part of the run; `fd` leads to the parent. `on_wire`: packets were shared out, by the kernel or in a
+    recording."""
 
     def __init__(self, engine, index, count, fd, on_wire):
         self.engine, self.fd = engine, fd
         self.records, self.ticked, self.collector = [], 0.0, Collector()
         engine.stack.share(index, count, on_wire)
         engine.ticks = self.tick
+        self.writers = [writer for writer in (engine.writer, engine.recorder) if writer is not None]
+        for writer in self.writers:
+            writer.take_part(index)
         if engine.log is not None:
             engine.log.file, engine.log.owned = Part(self, LOG), False
         sys.stdout, sys.stderr = Part(self, OUT), Part(self, ERR)
@@ -90,6 +92,10 @@ class Worker:
     def tick(self, packets):
         """How far this worker is; of a capture not more often than people look, since the parent is busy with each."""
         self.collector.look()
+        if self.engine.writer is not None:
+            self.engine.writer.mark(self.engine.stack.place)
+        for writer in self.writers:
+            writer.flush()
         now = time.monotonic()
         if self.engine.source.live or now - self.ticked >= TICK_SECONDS:
             self.ticked = now
@@ -120,6 +126,8 @@ class Worker:
                 if not source.live:
                     source.leave()
             engine.end_flows()
+            for writer in self.writers:
+                writer.flush()
         except BaseException as e:
             self.put(FAIL, explain(e))
             return self.flush()
@@ -130,10 +138,13 @@ class Worker:
 
 
 class Workers:
-    """The processes as their parent sees them. `records` are what they tell, in order; then `merge` what they left."""
+    """The processes as their parent sees them. `records` are what they tell, in order; then `merge` what they left.
 
-    def __init__(self, engine, count):
-        self.engine, self.count = engine, count
+    `again`: the capture is the recording of so many workers on a wire, and each takes what that one had.
+    """
+
+    def __init__(self, engine, count, again=False):
+        self.engine, self.count, self.again = engine, count, again
         if engine.stack.counters()["timers"]:
             raise UsageError("--workers cannot be used here: a timer that belongs to no flow would fire in each worker")
         self.pids, self.pipes, self.ends = [], [], []
@@ -141,6 +152,9 @@ class Workers:
         self.progress = (0, 0)
         self.before = [store.share() if (store := engine.slots.stores.get(d)) is not None else None
                        for d in engine.chain.declarations()]
+        self.writers = [writer for writer in (engine.writer, engine.recorder) if writer is not None]
+        for writer in self.writers:
+            writer.split(count)
 
     def start(self, source, path, until, explain):
         """Split off the workers, for a capture that is open, and at `path`, or for ports (mos.io.shared), and no path."""
@@ -153,7 +167,7 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def split(self, source, path, until, explain):
-        together = path is not None and source.split()
+        together = path is not None and not self.again and source.split()
         for index in range(self.count):
             read, write = os.pipe()
             pid = os.fork()
@@ -163,8 +177,8 @@ class Workers:
                     for pipe in [read, *self.pipes]:
                         os.close(pipe)
                     take = (lambda: source) if together else partial(source.port, index) if path is None else \
-                        partial(open_source, path)
-                    Worker(self.engine, index, self.count, write, path is None).go(take, until, explain)
+                        partial(self.part_of, path, index)
+                    Worker(self.engine, index, self.count, write, path is None or self.again).go(take, until, explain)
                     status = 0
                 except BrokenPipeError:             # the parent has enough
                     pass
@@ -173,6 +187,16 @@ class Workers:
             os.close(write)
             self.pids.append(pid)
             self.pipes.append(read)
+
+    def part_of(self, path, index):
+        """The capture as one worker reads it."""
+        source = open_source(path)
+        return source.only(index, self.count) if self.again else source
+
+    def gather(self, rest=False):
+        """Put what the workers have written in order so far, or once they have ended all the `rest`."""
+        for writer in self.writers:
+            writer.gather(rest)
 
     def records(self):
         """(kind, content) of what all workers print, log and report, in the order of the run; their ends are kept."""

@@ -14,6 +14,7 @@ from namespaces import HERE, MOS, OFFLOADS, Running, Wire
 
 from mos.errors import UsageError
 from mos.io.live import open_live
+from mos.io.source import open_source
 
 RULES = """
 from mos import BYPASS, DROP, DROP_FLOW, RESET, on
@@ -257,27 +258,37 @@ def test_the_summary_names_ports_and_losses(bed, server):
     assert " flow" in said and "mos: m0: " in said and "mos: m1: " in said and " received, " in said
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("mode", ["full", "wire"])
-def test_a_recording_repeats_the_run(bed, server, tmp_path, mode):
-    """Event by event: packets in their order, what was left to the card, and the time that went by without any."""
+def test_a_recording_repeats_the_run(bed, server, tmp_path, mode, workers):
+    """Event by event: packets in their order, what was left to the card, and the time that went by without any. With workers also
+    what each of them had, fragments of which both got a copy included, though nobody says to the replay how many there were."""
     bed.offload(mode)
     (tmp_path / "rules.py").write_text(RULES)
     (tmp_path / "chain.toml").write_text(CHAIN)
     ran = ["-c", tmp_path / "chain.toml"]
-    knock = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('10.77.0.2', 9))"
-    with Running(bed, *ran, "--log", tmp_path / "live.jsonl", "--record", tmp_path / "in.pcapng") as running:
+    knock = ("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'x', ('10.77.0.2', 9)); "
+             "s.sendto(bytes(5000), ('10.77.0.2', 9))")
+    out = [tmp_path / "live.out.pcapng", tmp_path / "again.out.pcapng"]
+    with Running(bed, *ran, "--log", tmp_path / "live.jsonl", "--record", tmp_path / "in.pcapng", "-w", out[0],
+                 "--workers", workers) as running:
         bed.client.run(sys.executable, "-c", knock)
         assert [ask(bed, port) for port in (80, 81, 82)] == ["hello from 10.77.0.1", "TimeoutError", "ConnectionResetError"]
         assert test_port.transfer(bed, 3_000_000)
         time.sleep(1.3)         # nothing comes: the datagram's flow ends by ticks alone
         stats = running.stop()
-    again = subprocess.run([*MOS, "run", *ran, "-r", tmp_path / "in.pcapng", "--log", tmp_path / "again.jsonl", "--stats"],
+    again = subprocess.run([*MOS, "run", *ran, "-r", tmp_path / "in.pcapng", "--log", tmp_path / "again.jsonl", "--stats",
+                            "-w", out[1]],
                            capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr
     live = (tmp_path / "live.jsonl").read_bytes()
     assert live == (tmp_path / "again.jsonl").read_bytes()
     assert b'"reason":"idle"' in live and b'"verdict":"RESET"' in live and live.count(b"\n") > 100
+    assert out[0].read_bytes() == out[1].read_bytes()
     repeated = json.loads(again.stderr)
+    assert repeated.get("workers", 1) == stats.get("workers", 1) == workers
+    with open_source(tmp_path / "in.pcapng") as source:
+        assert len(list(source)) == stats["packets_in"] and source.recorded_workers == workers
     for key in ("packets_in", "packets_out", "forwarded", "dropped", "injected", "bytes_in", "events"):
         assert repeated[key] == stats[key], key
     if shutil.which("capinfos"):

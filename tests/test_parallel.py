@@ -45,12 +45,12 @@ def rules(tmp_path):
 
 
 def told(workers, tmp_path, capsys, *words):
-    """Standard output, log, counters and status of a run."""
-    log, stats = tmp_path / "log", tmp_path / "stats"
-    status = main(["run", *map(str, words), "--log", str(log), f"--stats={stats}", "--workers", str(workers)])
+    """Standard output, log, counters, status and what would have left of a run."""
+    log, stats, left = tmp_path / "log", tmp_path / "stats", tmp_path / f"{workers}.pcapng"
+    status = main(["run", *map(str, words), "--log", str(log), f"--stats={stats}", "-w", str(left), "--workers", str(workers)])
     out = capsys.readouterr()
     counted = counts(stats.read_text())
-    return status, out.out, log.read_text(), {k: counted[k] for k in SAME}, out.err
+    return status, out.out, log.read_text(), {k: counted[k] for k in SAME}, out.err, left.read_bytes()
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda p: p.name)
@@ -108,7 +108,7 @@ def test_a_damaged_capture_is_told_once_after_all_before_it(rules, tmp_path, cap
 
 @pytest.mark.parametrize("words, reason", [
     (["nat", "--set", "nat.external=192.0.2.1"], "hands out numbers"), (["accounting"], "kept by client"),
-    (["monitor", "--set", "monitor.interval=5"], "belongs to no flow"), (["volume", "-w", "x.pcap"], "-w writes")])
+    (["monitor", "--set", "monitor.interval=5"], "belongs to no flow")])
 def test_what_cannot_be_shared_is_refused_in_a_line(words, reason, tmp_path, capfd, monkeypatch):
     assert main(["run", *words, "-r", str(PCAPS / "http_two.pcap"), "--workers", "2"]) == 2
     error = capfd.readouterr().err

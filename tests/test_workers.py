@@ -75,11 +75,11 @@ def test_what_cannot_be_split_is_refused_with_its_reason(tmp_path):
     @every(5)
     def tick(ev):
         pass
-    for chain, path, write, reason in ((Chain([tick]), str(capture), None, "tick is called at intervals"),
-                                       (Chain(box()), "-", None, "has to be a file"),
-                                       (Chain(box()), str(capture), "x", "-w writes")):
+    for chain, path, further, reason in ((Chain([tick]), str(capture), [], "tick is called at intervals"),
+                                         (Chain(box()), "-", [], "has to be a file"),
+                                         (Chain(box()), str(capture), ["no", "nor this"], "no; nor this; but that$")):
         with pytest.raises(UsageError, match=reason):
-            check(chain, path, write)
+            check(chain, path, further, "; but that")
 
 
 def test_a_timer_of_no_flow_is_refused_where_it_would_fire_in_each():

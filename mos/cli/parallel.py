@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mos.cli.report import complain, complaint
 from mos.errors import CaptureError, MosError, UsageError
+from mos.io.source import recorded_workers
 from mos.run import LIMITS
 from mos.workers import ERR, FAIL, LOG, MOST, OUT, TICK, Workers, check
 
@@ -30,11 +31,12 @@ class Parallel:
 
     def open(self, chain, extra):
         args, wire = self.args, self.args.interface
-        check(chain, None if wire else args.read, args.write, [
-            *["--record writes packets in the order of one stack"] * bool(args.record),
-            *["--until counts packets, and no worker sees all"] * bool(wire and args.until)])
+        again = not wire and recorded_workers(args.read) == args.workers
+        check(chain, None if wire else args.read,
+              ["--until counts packets, and no worker sees all"] * bool((wire or again) and args.until),
+              f"; {args.read} is a recording of {args.workers}, which --workers 1 takes as one" if again else "")
         super().open(chain, extra)
-        self.workers = Workers(self.engine, self.args.workers)
+        self.workers = Workers(self.engine, args.workers, again)
         self.engine.halt = self.workers.halt
         if self.progress is not None:
             self.progress.source = self.workers
@@ -55,14 +57,18 @@ class Parallel:
                 for kind, content in self.workers.records():
                     if kind == FAIL:
                         self.failed = content
-                        self.abandon()
-                        return None
+                        break
                     self.show(kind, content)
-                self.workers.merge()
+                else:
+                    self.workers.merge()
             finally:
                 self.workers.reap()
+                self.workers.gather(rest=True)
                 if self.progress is not None:
                     self.progress.clear()
+            if self.failed is not None:
+                self.abandon()
+                return None
             self.warn()
             self.engine.stop_nfs()
             self.engine.abandon()       # all is told: only files are left to close
@@ -84,6 +90,7 @@ class Parallel:
         elif kind == LOG:
             self.engine.log.file.write(content)
         elif kind == TICK:
+            self.workers.gather()
             self.tick(content)
 
     def warn(self):

@@ -98,8 +98,8 @@ def add_parser(subparsers):
                         "may stop or change content), on, off; wants --checksum other than off")
     p.add_argument("--tunnels", metavar="LIST", help="on (default), off, or the ones to look into, separated by commas")
     p.add_argument("--max-flows", metavar="N", type=positive, help="flows followed at a time (default 1048576)")
-    p.add_argument("--workers", metavar="N", type=positive, default=1,
-                   help="share the flows among N processes that tell what one would (not with -w, -r -, or some boxes)")
+    p.add_argument("--workers", metavar="N", type=positive,
+                   help="share the flows among N processes that tell what one would (not with -r - or some boxes)")
     p.add_argument("--stats", action="store_true",
                    help="print the counters as one line of JSON on stderr; --stats=FILE writes them")
     p.add_argument("--stats-file", metavar="FILE", help="the same as --stats=FILE")
@@ -114,9 +114,10 @@ def run(args):
     check_words(args)
     merge(args, read_chain(args.chain)[1] if args.chain and not args.nf else {})
     check_supervision(args)
-    if args.on_failure:
-        return supervised(args, run_once)
-    return run_once(args)
+    if args.workers is None:
+        from mos.io.source import recorded_workers
+        args.workers = recorded_workers(args.read) if args.read and not (args.interface and "read" in args.from_chain) else 1
+    return supervised(args, run_once) if args.on_failure else run_once(args)
 
 
 def run_once(args, child=None):
@@ -191,7 +192,8 @@ class Run:
         check_filter(args.filter, self.source.linktypes.values())
         if args.verbose:
             print("\n".join(chain.describe()), file=sys.stderr)
-        record = Writer.recorder(args.record, settings.truth, args.interface.split(":")) if args.record else None
+        names = (args.interface or "").split(":")
+        record = Writer.recorder(args.record, settings.truth, names, args.workers) if args.record else None
         if not (args.quiet or args.no_progress or (args.interface and args.workers > 1)) and sys.stderr.isatty():
             self.progress = Progress(self.source, sys.stderr)
         try:

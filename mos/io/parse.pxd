@@ -89,6 +89,9 @@ cdef struct reader_t:
     char     writer[32]     # shb_userappl of the present section, cut to fit
     int64_t  last_ts
     uint32_t offloads       # packets with an offload state
+    uint32_t of             # epb_queue of the packet in hand
+    uint32_t queue          # whose packets and ticks are wanted
+    uint32_t queues         # of so many; 0: all are
     # damage: WHY_*, the byte it was found at, and two numbers for the text
     int      why
     uint64_t at
@@ -115,7 +118,9 @@ cdef enum:                  # block types
 # What our recordings of live runs hold beyond packets. The enterprise number is the one for examples (RFC 5612).
 cdef enum:
     ENTERPRISE = 32473
-    TICK_BLOCK = 1          # custom block: enterprise, this, and the time in ns as two words, the upper first
+    TICK_BLOCK = 1          # custom block: enterprise, this, the time in ns as two words, the upper first, and whose it is
+    COPY_BLOCK = 2          # enterprise, this, and the block of a fragment that another worker than the first had a copy of
+    OPTION_QUEUE = 6        # epb_queue of a packet: which worker took it
     OPTION_CUSTOM = 2989    # of a packet: enterprise, gso_size (16 bits), gso_type, csum_partial
 
 cdef enum:                  # which of a record's two lengths is the captured one
@@ -354,22 +359,26 @@ cdef inline int read_section(reader_t *r) noexcept nogil:
     r.cur += length
     return 1
 
-cdef inline void read_offload(reader_t *r, const uint8_t *p, uint32_t n, pkt_t *k) noexcept nogil:
-    """The offload state among a packet's options, which fit."""
+cdef inline void read_options(reader_t *r, const uint8_t *p, uint32_t n, pkt_t *k) noexcept nogil:
+    """Offload state and worker among a packet's options, which fit."""
     cdef uint32_t length
     while n >= 4 and rd16(p, r.swap) != 0:
         length = rd16(p + 2, r.swap)
         if rd16(p, r.swap) == OPTION_CUSTOM and length == 8 and rd32(p + 4, r.swap) == ENTERPRISE:
             k.gso_size, k.gso_type, k.csum_partial = rd16(p + 8, r.swap), p[10], p[11] != 0
             r.offloads += 1
+        elif rd16(p, r.swap) == OPTION_QUEUE and length == 4:
+            r.of = rd32(p + 4, r.swap)
         length = 4 + pad4(length)
         p += length
         n -= length
 
 cdef inline int read_tick(reader_t *r, uint32_t length, pkt_t *k) noexcept nogil:
-    """1: a custom block says how late it was when nothing came. 0: it is something else."""
+    """1: a custom block says how late it was when nothing came. 0: it is something else, or another worker's."""
     cdef const uint8_t *p = r.cur
     if length < 28 or rd32(p + 8, r.swap) != ENTERPRISE or rd32(p + 12, r.swap) != TICK_BLOCK:
+        return 0
+    if r.queues and length >= 32 and rd32(p + 24, r.swap) != r.queue:
         return 0
     memset(k, 0, sizeof(pkt_t))
     k.ts = to_ns(<uint64_t>rd32(p + 16, r.swap) << 32 | rd32(p + 20, r.swap), 1, 1, 0, 0)
@@ -406,8 +415,9 @@ cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *
     if length and kind != SIMPLE and not options_fit(p + head + pad4(cap), length, swap):
         return damage(r, WHY_OPTION, 0, 0)
     k.gso_size = k.gso_type = k.csum_partial = 0
+    r.of = 0
     if length and kind == ENHANCED:
-        read_offload(r, p + head + pad4(cap), length, k)
+        read_options(r, p + head + pad4(cap), length, k)
     prefetch(p + 64)
     k.frame = p + head
     k.caplen = cap
@@ -419,11 +429,28 @@ cdef inline int read_packet(reader_t *r, uint32_t kind, uint32_t length, pkt_t *
     k.iface = <uint16_t>iface
     return 1
 
+cdef inline bint wanted(reader_t *r, pkt_t *k) noexcept nogil:
+    """The packet is that worker's, and gets the number it had there; else it is as if it were not in the file."""
+    if r.of != r.queue:
+        r.packets -= 1
+        return False
+    k.number = r.queue + r.packets * r.queues
+    return True
+
+cdef inline int read_copy(reader_t *r, uint32_t length, pkt_t *k) noexcept nogil:
+    """1: a custom block has a fragment of which the worker wanted had a copy. 0: it is something else, -1: damaged."""
+    cdef int got
+    if length < 20 or rd32(r.cur + 8, r.swap) != ENTERPRISE or rd32(r.cur + 12, r.swap) != COPY_BLOCK or not r.queues:
+        return 0
+    r.cur += 16
+    got = read_packet(r, ENHANCED, length - 20, k)
+    r.cur -= 16
+    return wanted(r, k) if got > 0 else got
+
 cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
     """As parse_classic. With n 0 it reads on to the first packet or tick: which interfaces there are."""
-    cdef int i = 0
+    cdef int i = 0, got
     cdef uint32_t kind, length
-    cdef pkt_t tick
     while (i < n and (r.aside == NULL or r.aside.n < ASIDE)) or n == 0:
         r.need = 12
         if r.end - r.cur < 12:
@@ -448,14 +475,21 @@ cdef inline int parse_blocks(reader_t *r, pkt_t *pkts, int n) noexcept nogil:
             if n == 0 or read_packet(r, kind, length, &pkts[i]) < 0:
                 break
             call_ahead(&r.trail, r.cur, r.cur + length)
-            i += r.aside == NULL or aside_stays(r.aside, &pkts[i], i)
-        elif kind == CUSTOM:
-            if n == 0 and read_tick(r, length, &tick):
+            if r.queues:
+                i += wanted(r, &pkts[i])
+            else:
+                i += r.aside == NULL or aside_stays(r.aside, &pkts[i], i)
+        elif kind == CUSTOM and length >= 16 and rd32(r.cur + 8, r.swap) == ENTERPRISE:
+            if n == 0:
                 break
-            if n and read_tick(r, length, &pkts[i]):
-                i += 1
-                if r.aside != NULL:
-                    aside_read(r.aside, pkts[i - 1].ts, i)
+            got = read_tick(r, length, &pkts[i])
+            if got and r.aside != NULL:
+                aside_read(r.aside, pkts[i].ts, i + 1)
+            elif not got:
+                got = read_copy(r, length, &pkts[i])
+            if got < 0:
+                break
+            i += got
         elif kind == INTERFACE:
             if read_interface(r, length) < 0:
                 break

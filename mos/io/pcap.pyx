@@ -421,7 +421,18 @@ cdef class Source:
     def recorded(self):
         """"inline" or "tap" if a live run of ours recorded it (`--record`), else None."""
         words = (<bytes>self.r.writer).decode(errors="replace").split()
-        return words[1] if len(words) == 2 and words[0] == "mos" and words[1] in ("inline", "tap") else None
+        return words[1] if len(words) in (2, 3) and words[0] == "mos" and words[1] in ("inline", "tap") else None
+
+    @property
+    def recorded_workers(self):
+        """How many workers that run had, each with its own order of packets; 1 for other captures."""
+        words = (<bytes>self.r.writer).decode(errors="replace").split()
+        return int(words[2]) if self.recorded and words[2:] and words[2].isdecimal() else 1
+
+    def only(self, uint32_t worker, uint32_t workers):
+        """Be what one of the workers had that recorded this: its packets, with their numbers, and its ticks. Before the first."""
+        self.r.queue, self.r.queues = worker, workers
+        return self
 
     @property
     def nanosecond(self):

@@ -49,6 +49,17 @@ def open_source(what, *, linktype=1, max_bytes=MAX_BYTES):
                      "an iterable of (ts_ns, frame)")
 
 
+def recorded_workers(path):
+    """How many workers a file is the recording of (`Source.recorded_workers`); 1 for what is no capture, or no file."""
+    if not os.path.isfile(path):
+        return 1
+    try:
+        with open_source(path) as source:
+            return source.recorded_workers
+    except (CaptureError, UsageError):      # told by whoever reads it
+        return 1
+
+
 def _from_path(path, max_bytes):
     if path == "-":
         if os.isatty(0):

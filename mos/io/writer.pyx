@@ -11,9 +11,13 @@ import os
 import stat
 import struct
 import sys
+import tempfile
 
 from mos.errors import MosError, UsageError
-from mos.io.parse cimport CUSTOM, ENTERPRISE, OPTION_CUSTOM, TICK_BLOCK, max_caplen
+from mos.io.parse cimport COPY_BLOCK, CUSTOM, ENTERPRISE, OPTION_CUSTOM, OPTION_QUEUE, TICK_BLOCK, max_caplen
+from mos.io.parts cimport (
+    PART_MARK, PART_PACKET, PART_TICK, part_done, part_end, part_head, part_head_t, part_packet, part_start, parts_first)
+from mos.net.shard cimport outer_fragment
 from mos.io.pcap import is_mapped
 
 cdef extern from "<poll.h>" nogil:
@@ -27,6 +31,7 @@ cdef extern from "<poll.h>" nogil:
 cdef enum:
     BUFFER = 1 << 20        # one write(2) per some thousand packets
     HEAD = 32               # room for the fixed fields of any record or block
+    STEP = 32 << 20         # bytes merged before signals and workers are looked after: some 30 ms
 
 cdef enum:
     FAILED_NOT, FAILED_ERRNO, FAILED_SIGNAL, FAILED_LINKTYPE, FAILED_MEMORY, FAILED_CLOSED
@@ -60,13 +65,15 @@ cdef class Writer:
         self.name = os.fspath(path)
         self.blocks = self.name.endswith((".pcapng", ".ntar"))
         self.format = "pcapng" if self.blocks else "pcap"
-        self.fraction, self.linktype = 1 if nanosecond else 1000, linktype
+        self.fraction, self.linktype, self.queue = 1 if nanosecond else 1000, linktype, -1
         self.fd, self.owns_fd = _open(self.name), self.name != "-"
 
     cdef int write(self, const pkt_t *p, const uint8_t *data, uint32_t caplen, uint32_t wirelen) noexcept nogil:
         """Append a packet with the time, link type and interface of `p`. -1: it is lost, and so are all after it."""
         cdef uint32_t most = max_caplen(p.linktype)
         cdef uint32_t pad, idb = 0
+        if self.parted:
+            return self.put_part(p, data, caplen, wirelen)
         if self.why:
             return -1
         if caplen > most:
@@ -92,55 +99,164 @@ cdef class Writer:
         return self.put_trailer(pad, 32 + caplen + pad)
 
     @classmethod
-    def recorder(cls, path, kind, names):
+    def recorder(cls, path, kind, names, workers=1):
         """A writer of what goes into a live run, "inline" or "tap", on these interfaces: a pcapng that a run can be replayed
-        from, with `record` for each packet and tick in the order of processing."""
+        from, with `record` for each packet and tick in the order of processing. Of several workers each has its own order: there
+        every packet and tick says whose it is."""
         if not os.fspath(path).endswith((".pcapng", ".ntar")):
             raise UsageError(f"--record {path}: a recording is a pcapng; name it *.pcapng")
         cdef Writer w = cls(path)
-        head = _block(SECTION, struct.pack("=IHHq", 0x1a2b3c4d, 1, 0, -1) + _option(4, f"mos {kind}".encode()) + bytes(4))
+        program = f"mos {kind}" + (f" {workers}" if workers > 1 else "")
+        head = _block(SECTION, struct.pack("=IHHq", 0x1a2b3c4d, 1, 0, -1) + _option(4, program.encode()) + bytes(4))
         for name in names:
             head += _block(INTERFACE, struct.pack("=HHI", 1, 0, 0) + _option(2, name.encode()) + _option(9, b"\x09") + bytes(4))
         w.put(head, <uint32_t>len(head))
         w.started = True
+        w.queue = 0 if workers > 1 else -1
         for i in range(len(names)):
             w.register(<uint16_t>i, 1)
         return w
 
     cdef int record(self, const pkt_t *p) noexcept nogil:
-        """A packet with its offload state, or a tick (number 0), as it goes into the run. -1: it is lost, as all after it."""
-        cdef uint32_t pad, options = 16 if p.gso_size or p.csum_partial else 0
-        cdef uint8_t *at
-        if self.why or (self.used + 2 * HEAD > BUFFER and self.flush_buffer() < 0):
+        """A packet with its offload state, or a tick (number 0), as it goes into the run. -1: it is lost, as all after it.
+
+        A fragment of which another worker than the first had a copy is in a block of ours: other programs see it once."""
+        cdef uint32_t pad, options, size
+        cdef bint partly = p.gso_size or p.csum_partial, copied
+        if self.parted:
+            self.key[0] = p.ts
+            return self.put_part(p, p.frame if p.number else NULL, p.caplen, p.wirelen)
+        if self.why or (self.used + 3 * HEAD > BUFFER and self.flush_buffer() < 0):
             return -1
-        at = self.buf + self.used
         if not p.number:
-            put32(at, CUSTOM)
-            put32(at + 4, 28)
-            put32(at + 8, ENTERPRISE)
-            put32(at + 12, TICK_BLOCK)
-            put32(at + 16, <uint32_t>(<uint64_t>p.ts >> 32))
-            put32(at + 20, <uint32_t>p.ts)
-            put32(at + 24, 28)
-            self.used += 28
-            return 0
+            return self.put_tick(p.ts)
+        copied = self.queue > 0 and outer_fragment(p) != NULL
         pad = -p.caplen & 3
+        options = (12 if partly else 0) + (8 if self.queue >= 0 else 0)
+        options += 4 if options else 0
+        size = 32 + p.caplen + pad + options
+        if copied:
+            self.put_custom(COPY_BLOCK, size + 20)
         self.put_block(p.ts, self.find_idb(p.iface, p.linktype), p.caplen, pad + options, p.wirelen)
         self.packets += 1
         if self.put(p.frame, p.caplen) < 0 or (self.used + 2 * HEAD > BUFFER and self.flush_buffer() < 0):
             return -1
-        memset(self.buf + self.used, 0, pad)
+        memset(self.buf + self.used, 0, pad + options)
         self.used += pad
         if options:
-            at = self.buf + self.used
+            self.put_options(p, partly)
+        if self.put_trailer(0, size) < 0 or not copied:
+            return -1 if self.why else 0
+        return self.put_trailer(0, size + 20)
+
+    cdef void put_options(self, const pkt_t *p, bint partly) noexcept nogil:
+        """Whose the packet is, and what was left to the card; the room is there, and zero."""
+        cdef uint8_t *at = self.buf + self.used
+        if self.queue >= 0:
+            put16(at, OPTION_QUEUE)
+            put16(at + 2, 4)
+            put32(at + 4, <uint32_t>self.queue)
+            at += 8
+        if partly:
             put16(at, OPTION_CUSTOM)
             put16(at + 2, 8)
             put32(at + 4, ENTERPRISE)
             put16(at + 8, p.gso_size)
             at[10], at[11] = p.gso_type, p.csum_partial
-            put32(at + 12, 0)
-            self.used += 16
-        return self.put_trailer(0, 32 + p.caplen + pad + options)
+            at += 12
+        self.used = at + 4 - self.buf
+
+    cdef void put_custom(self, uint32_t kind, uint32_t size) noexcept nogil:
+        cdef uint8_t *at = self.buf + self.used
+        put32(at, CUSTOM)
+        put32(at + 4, size)
+        put32(at + 8, ENTERPRISE)
+        put32(at + 12, kind)
+        self.used += 16
+
+    cdef int put_tick(self, int64_t ts) noexcept nogil:
+        cdef uint32_t size = 32 if self.queue >= 0 else 28
+        self.put_custom(TICK_BLOCK, size)
+        put32(self.buf + self.used, <uint32_t>(<uint64_t>ts >> 32))
+        put32(self.buf + self.used + 4, <uint32_t>ts)
+        put32(self.buf + self.used + 8, <uint32_t>self.queue)
+        put32(self.buf + self.used + size - 20, size)
+        self.used += size - 16
+        return 0
+
+    def split(self, int count):
+        """Have so many processes that are forked from now on write a part each: `take_part`. Their files have no names, and are
+        gone with the processes, whatever becomes of them."""
+        regular = self.owns_fd and stat.S_ISREG(os.fstat(self.fd).st_mode)
+        folder = os.path.dirname(os.path.abspath(self.name)) if regular else None
+        try:
+            self.held = [tempfile.TemporaryFile(buffering=0, dir=folder) for _ in range(count)]
+        except OSError as e:
+            raise UsageError(f"cannot write beside {self.name}, where workers put their parts: {e.strerror}") from e
+        self.parts = <part_t *>calloc(count, sizeof(part_t))
+        if self.parts == NULL:
+            raise MemoryError
+        for file in self.held:
+            if part_start(&self.parts[self.nparts], file.fileno()) < 0:
+                raise MemoryError
+            self.nparts += 1
+
+    def take_part(self, int worker):
+        """From now on this process writes that part, and nothing else."""
+        self.fd, self.owns_fd, self.used, self.parted = self.held[worker].fileno(), False, 0, True
+
+    cdef int put_part(self, const pkt_t *p, const uint8_t *data, uint32_t caplen, uint32_t wirelen) noexcept nogil:
+        """A record of a part: a packet, or without `data` a tick."""
+        cdef part_head_t head
+        cdef uint64_t zero = 0
+        if self.why:
+            return -1
+        part_head(&head, p, &self.key[0], caplen, wirelen)
+        head.kind = PART_PACKET if data != NULL else PART_TICK
+        self.packets += head.kind == PART_PACKET
+        if self.put(<const uint8_t *>&head, sizeof(head)) < 0 or self.put(data, caplen) < 0:
+            return -1
+        return self.put(<const uint8_t *>&zero, -caplen & 7)
+
+    def mark(self, place):
+        """Say in a worker's part that nothing comes any more from before that place in the run (`Core.place`), where it is now."""
+        cdef part_head_t head
+        memset(&head, 0, sizeof(head))
+        head.kind, head.size = PART_MARK, sizeof(head)
+        for i in range(4):
+            head.key[i] = self.key[i] = place[i]
+        if not self.why:
+            self.put(<const uint8_t *>&head, sizeof(head))
+
+    def gather(self, bint rest=False):
+        """Merge what workers have written so far into this file, in order; the `rest`, once they have ended."""
+        cdef bint more = self.parts != NULL
+        while more:
+            with nogil:
+                more = self.merge(rest) and rest
+
+    cdef bint merge(self, bint rest) noexcept nogil:
+        """Some of it: True if there may be more."""
+        cdef const part_head_t *h
+        cdef pkt_t p
+        cdef const uint8_t *data
+        cdef int which = 0, i
+        cdef uint64_t done = 0
+        for i in range(self.nparts):
+            self.parts[i].dry = False
+        while done < STEP and not self.why:
+            h = parts_first(self.parts, self.nparts, rest, &which)
+            if h == NULL:
+                return False
+            data = part_packet(h, &p)
+            if h.kind != PART_MARK and self.queue < 0:
+                self.write(&p, data, h.caplen, h.wirelen)
+            elif h.kind != PART_MARK:
+                self.queue = which
+                self.record(&p)
+            done += h.size
+            part_done(&self.parts[which], h)
+        return not self.why
 
     cdef void start(self) noexcept nogil:
         cdef uint8_t *p = self.buf
@@ -343,6 +459,9 @@ cdef class Writer:
     def __dealloc__(self):
         if self.owns_fd and self.fd >= 0:
             close(self.fd)
+        for i in range(self.nparts):
+            part_end(&self.parts[i])
+        free(self.parts)
         free(self.buf)
         free(self.idbs)
         free(self.newest)

@@ -1,5 +1,5 @@
 """mos/cli/summary.py: a run's counters as people read them."""
-from mos.cli.summary import port_lines, sentence
+from mos.cli.summary import port_lines, sentence, wires
 
 COUNTS = {"packets_in": 1, "flows": 2, "dropped": {}, "injected": 0, "seconds": 0.126}
 
@@ -19,3 +19,7 @@ def test_ports_tell_what_was_lost_and_why():
     loud = quiet | {"kernel_drops": 7, "unsent": {"over_mtu": 1}}
     assert list(port_lines({"a": quiet, "b": loud})) == [
         "mos: a: 5 received, 4 sent", "mos: b: 5 received, 4 sent, 7 lost (ring full), 1 lost (not sent, over mtu)"]
+
+
+def test_wires_are_named_as_people_see_them():
+    assert wires("eth1:eth2", True) == "between eth1 and eth2" and wires("any", False) == "on a tap of any"

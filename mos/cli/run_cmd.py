@@ -8,7 +8,7 @@ import time
 
 from mos.cli.load import load_chain, near, read_chain, uncollected
 from mos.cli.report import UserCodeError, complain, guard, has_user_frames
-from mos.cli.summary import port_lines, sentence
+from mos.cli.summary import port_lines, sentence, wires
 from mos.cli.supervised import add_supervision, check_failure, check_supervision, supervised
 from mos.errors import CaptureError, HandlerError, MosError, UsageError
 from mos.memory import Collector
@@ -273,14 +273,12 @@ class Run:
             if self.child.warning:
                 complain(self.child.warning)
         from mos.notify import Service
-        self.service = Service()
+        self.service = Service(f"STATUS=running {wires(self.args.interface, self.inline)}")
 
     def announce(self):
         """A live run begins; its time, too."""
         if self.args.interface and not self.args.quiet:
-            what = f"between {' and '.join(self.args.interface.split(':'))}" if self.inline \
-                else f"on a tap of {self.args.interface}"
-            print(f"mos: running {what}; Ctrl-C ends it", file=sys.stderr)
+            print(f"mos: running {wires(self.args.interface, self.inline)}; Ctrl-C ends it", file=sys.stderr)
         if self.args.seconds:
             self.deadline = time.monotonic() + self.args.seconds
 

@@ -22,3 +22,8 @@ def port_lines(ports):
             f"not sent, {cause.replace('_', ' ')}": n for cause, n in c["unsent"].items()}
         said = "".join(f", {n} lost ({cause})" for cause, n in lost.items() if n)
         yield f"mos: {name}: {c['received']} received, {c['sent']} sent{said}"
+
+
+def wires(interface, inline):
+    """What -i named, in words."""
+    return f"between {' and '.join(interface.split(':'))}" if inline else f"on a tap of {interface}"

@@ -204,6 +204,19 @@ def test_what_was_disarmed_makes_room():
     assert drain(wheel, NEVER) == list(range(4900, 5000))
 
 
+def test_who_was_there_before_a_flood_does_not_fill_the_queue():
+    """Three that stay stand before it. Once half of a full queue is void they wait on in the wheel, and all come due in order."""
+    wheel = Wheel(_nodes=1024)
+    for n in range(20_000):
+        wheel._queue(n if n < 3 else 3 + n % 1000, 10**9 + n, 1)
+        if n >= 103:
+            wheel._cancel(3 + (n - 100) % 1000)
+    assert wheel.counters()["queue"] == 1024 and wheel.counters()["armed"] == 103
+    assert drain(wheel, 10**9 + 19_899) == [0, 1, 2]
+    assert [wheel._expire(NEVER), wheel._tag(3 + 19_901 % 1000)] == [3 + 19_900 % 1000, 3 + 19_901 % 1000]
+    assert drain(wheel, NEVER) == [3 + n % 1000 for n in range(19_901, 20_000)]
+
+
 def test_the_queue_is_bounded_by_its_nodes():
     wheel = Wheel(_nodes=2)
     for n in range(10_000):

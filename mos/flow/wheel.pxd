@@ -30,6 +30,7 @@ cdef struct queue_t:        # of those who wait equally long: by time as they co
     uint32_t behind
     uint32_t called         # entries that wheel_coming has told of, or passed over
     uint32_t room           # entries it has memory for, a power of two
+    uint32_t live           # that are not void
     int64_t  last           # the time of the last
 
 cdef struct wheel_t:
@@ -69,6 +70,15 @@ cdef inline timer_node_t *wheel_node(const wheel_t *w, uint32_t slot) noexcept n
     """The node of the object in `slot`."""
     cdef void *p = slab_at(w.of, slot)
     return &flow_cold(<flow_t *>p).timer if w.flows else <timer_node_t *>p
+
+cdef inline bint wheel_tag(const wheel_t *w, uint32_t slot, uint32_t *tag) noexcept nogil:
+    """The `tag` that the object in `slot` was queued with. False: it is in no queue."""
+    cdef const timer_node_t *n = wheel_node(w, slot)
+    cdef const queue_t *q = &w.queues[n.prev & 3]
+    if n.prev & ~<uint32_t>3 != QUEUED:
+        return False
+    tag[0] = q.at[n.next & q.room - 1].tag
+    return True
 
 cdef inline bint wheel_due(const wheel_t *w, int64_t now) noexcept nogil:
     """Is it worth calling wheel_expire? One compare; never wrongly no."""

@@ -22,7 +22,7 @@ cdef extern from *:
 
 cdef enum:
     QUEUE_FIRST = 1024      # entries of 16 bytes; doubles as it fills
-    FIRST_QUEUED = 1 << 16  # new flows; beyond, the wheel serves: an idle one shall not take 16 bytes more for its first time-out
+    FIRST_QUEUED = 1 << 17  # new flows; beyond, the wheel serves: an idle one shall not take 16 bytes more for its first time-out
 
 
 cdef inline timer_node_t *node_at(wheel_t *w, uint32_t number) noexcept nogil:
@@ -70,6 +70,7 @@ cdef void wheel_cancel(wheel_t *w, uint32_t slot) noexcept nogil:
     if n.prev & ~<uint32_t>3 == QUEUED:
         q = &w.queues[n.prev & 3]
         q.at[n.next & q.room - 1].slot = NO_TIMER
+        q.live -= 1
         n.prev = 0
         n.when = 0
         return
@@ -110,6 +111,26 @@ cdef inline bint void_entry(const queue_t *q) noexcept nogil:
     return q.at[q.first & q.room - 1].slot == NO_TIMER
 
 
+cdef void queue_skip(queue_t *q) noexcept nogil:
+    """Void entries at the front go: of a flood those before the first that was not evicted."""
+    while q.behind != q.first and void_entry(q):
+        q.first += 1
+
+
+cdef void queue_yield(wheel_t *w, queue_t *q) noexcept nogil:
+    """Those before the first void entry wait on in the wheel. Of a flood: the few who were there before, and are not evicted."""
+    cdef due_t *e
+    cdef uint32_t slot
+    while not void_entry(q):
+        e = &q.at[q.first & q.room - 1]
+        slot, e.slot = e.slot, NO_TIMER
+        q.first += 1
+        q.live -= 1
+        w.listed_due = min(w.listed_due, e.when)
+        place(w, slot + 1)
+    queue_skip(q)
+
+
 cdef bint queue_room(wheel_t *w, int which) noexcept nogil:
     """Is there room for one more? As many as there are objects have it; more means that most are void."""
     cdef queue_t *q = &w.queues[which]
@@ -117,12 +138,14 @@ cdef bint queue_room(wheel_t *w, int which) noexcept nogil:
     cdef due_t *p
     if q.behind - q.first < q.room:
         return True
-    while q.behind != q.first and void_entry(q):    # of a flood those before the first that was not evicted
-        q.first += 1
+    queue_skip(q)
     if q.behind - q.first < q.room:
         return True
     if q.room >= w.of.limit or (which != QUEUE_CLOSED and q.room >= FIRST_QUEUED):
-        return False
+        if q.live > q.room // 2:
+            return False
+        queue_yield(w, q)
+        return True
     p = <due_t *>realloc(q.at, room * sizeof(due_t))
     if p == NULL:
         return False
@@ -149,6 +172,7 @@ cdef void wheel_queue(wheel_t *w, uint32_t slot, int64_t when, uint32_t tag, int
     e = &q.at[q.behind & q.room - 1]
     e.when, e.slot, e.tag = when, slot, tag
     q.behind += 1
+    q.live += 1
     q.last = when
 
 
@@ -231,6 +255,7 @@ cdef uint32_t fire_queued(wheel_t *w, int which) noexcept nogil:
     cdef queue_t *q = &w.queues[which]
     cdef const due_t *e = &q.at[q.first & q.room - 1]
     q.first += 1
+    q.live -= 1
     w.turn = <uint8_t>which
     w.came = e
     w.fired += 1
@@ -272,7 +297,7 @@ cdef uint32_t wheel_expire(wheel_t *w, int64_t now) noexcept nogil:
     """The slot of the next object due at `now`, earliest first, then by queue, then in arming order; NO_TIMER: no more.
 
     The object is disarmed but keeps `when`, so that a period can be added. Call until NO_TIMER. Between calls any node may be
-    armed or cancelled; one armed for `now` or before fires in this loop. Nothing is missed if it is called only while wheel_due says
+    armed or cancelled; one armed for `now` or before fires in this loop. Nothing is missed if it is called only if wheel_due says
     so. Time going back is ignored.
     """
     cdef int64_t queued = INT64_MAX
@@ -345,6 +370,11 @@ cdef class Wheel:
 
     def _queue(self, handle, when, which=0):
         wheel_queue(self.c, known(self, handle), when, handle, which)
+
+    def _tag(self, handle):
+        """What it was queued with; None: it is in no queue."""
+        cdef uint32_t tag = 0
+        return tag if wheel_tag(self.c, known(self, handle), &tag) else None
 
     def _cancel(self, handle):
         wheel_cancel(self.c, known(self, handle))

@@ -23,10 +23,6 @@ cdef inline uint64_t caps_refused(Core k) noexcept nogil:
     """What stages that know no events have counted at their bounds."""
     return k.budget.refused + k.dec.frags.refused[BAD_FRAGMENT_CAP] + k.dec.domains.overflow + k.bus.sets_refused
 
-cdef inline bint caps_met(Core k) noexcept nogil:
-    """A bound was met that is not told yet."""
-    return k.caps or caps_refused(k) != k.caps_seen
-
 cdef inline void caps_look(Core k) noexcept nogil:
     """Has such a stage met its bound since the last look?"""
     cdef uint64_t seen = caps_refused(k)
@@ -37,6 +33,13 @@ cdef inline void caps_look(Core k) noexcept nogil:
     part_look(k, 1, CAP_FRAGMENTS, k.dec.frags.refused[BAD_FRAGMENT_CAP])
     part_look(k, 2, CAP_DOMAINS, k.dec.domains.overflow)
     part_look(k, 3, CAP_SETS, k.bus.sets_refused)
+
+cdef inline bint caps_met(Core k) noexcept nogil:
+    """A bound was met that is still to be told. If nobody asked to be told, it is counted here and that is all."""
+    caps_look(k)
+    if k.caps and not k.bus.any_mask >> KIND_CAP_REACHED & 1:
+        k.caps = 0
+    return k.caps != 0
 
 cdef inline void caps_park(Core k, flow_t *f, int side, uint64_t off, const uint8_t *data, uint32_t n) noexcept nogil:
     """Keep a refused segment's bytes until the receiver's ACK tells; those that gave way, and those too long, are a bound's."""

@@ -203,6 +203,7 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
     `others`: so many packets just before it, none later than it, go by with it.
     """
     cdef flow_t *f
+    cdef bint none = False
     cdef int s = CLIENT, how = STRAIGHT_OPENS
     if p.ahead != AHEAD_FLOW or (p.proto != IPPROTO_TCP and p.proto != IPPROTO_UDP) or p.csum & (CSUM_BAD_IP | CSUM_BAD_L4):
         return EXPRESS_NOT
@@ -213,9 +214,9 @@ cdef inline int express(Core k, pkt_t *p, flow_t **flow, int others) noexcept no
             return EXPRESS_FAILED
     f = <flow_t *>p.guess
     if not table_known(f, &p.key):
-        f = table_peek(k.table, &p.key, p.hash)
+        f = table_peek(k.table, &p.key, p.hash, &none)
     if f == NULL:
-        if not opens(k, p):
+        if not opens(k, p, none):
             return EXPRESS_NOT
         come_in(k, p, others)
         f = flow[0] = opened(k, p)

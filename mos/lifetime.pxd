@@ -8,7 +8,7 @@ from mos.net.frag cimport frag_expire
 from mos.net.packet cimport pkt_t
 
 cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil
-cdef bint opens(Core k, const pkt_t *p) noexcept nogil
+cdef bint opens(Core k, const pkt_t *p, bint none) noexcept nogil
 cdef flow_t *opened(Core k, const pkt_t *p) noexcept nogil
 cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil
 cdef int end_flow(Core k, flow_t *f, int reason) noexcept nogil

@@ -19,10 +19,10 @@ from mos.flow.flow cimport (
     FLOW_BYTES, FLOW_CLOSED, FLOW_MIDSTREAM, FLOW_RESETTING, SERVER, alias_t, end_t, flow_cold, flow_t)
 from mos.flow.slab cimport slab_at
 from mos.flow.table cimport (
-    table_at, table_create_hashed, table_expect, table_find_hashed, table_prefetch, table_remember, table_remove, table_slot,
-    table_victim)
+    NIL, table_at, table_behind, table_create_hashed, table_expect, table_find_hashed, table_hash, table_prefetch, table_remember,
+    table_remove, table_slot, table_victim)
 from mos.flow.view cimport flow_view_end
-from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_due, wheel_expire
+from mos.flow.wheel cimport NO_TIMER, due_t, wheel_arm, wheel_cancel, wheel_coming, wheel_due, wheel_expire, wheel_tag
 from mos.leave cimport leave_again
 from mos.net.packet cimport IPPROTO_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG, pkt_t, prefetch, prefetch_lines
 from mos.patience cimport arm, arm_new, patience, put_off
@@ -82,12 +82,12 @@ cdef flow_t *admit(Core k, const pkt_t *p) noexcept nogil:
     return f
 
 
-cdef bint opens(Core k, const pkt_t *p) noexcept nogil:
-    """Is `p` the first SYN of a TCP flow that there is not yet, and is nobody asked about each packet?"""
+cdef bint opens(Core k, const pkt_t *p, bint none) noexcept nogil:
+    """Is `p` the first SYN of a TCP flow that there is not yet, and is nobody asked about each packet? `none`: there is no such."""
     cdef const alias_t *via
     return p.proto == IPPROTO_TCP and first_syn(p) and not p.tcp_flags & TCP_URG \
         and not (k.flat and k.bus.any_mask >> KIND_FLOW_START & 1) and not k.bus.any_mask >> KIND_PACKET_IN & 1 \
-        and table_find_hashed(k.table, &p.key, p.hash, &via) == NULL
+        and (none or table_find_hashed(k.table, &p.key, p.hash, &via) == NULL)
 
 
 cdef flow_t *opened(Core k, const pkt_t *p) noexcept nogil:
@@ -136,6 +136,13 @@ cdef void note_close(Core k, flow_t *f, const pkt_t *p, int s) noexcept nogil:
     arm(k, f, p)
 
 
+cdef inline void expect_next(Core k, const flow_t *victim) noexcept nogil:
+    cdef uint32_t slot = table_behind(k.table, victim), tag = 0
+    if slot != NIL:
+        table_expect(k.table, slot,
+                     tag if wheel_tag(k.idle, slot, &tag) else table_hash(k.table, &table_at(k.table, slot).key))
+
+
 cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
     """The table is full: end a flow by the policy, or none. Never in silence."""
     cdef flow_t *victim = table_victim(k.table, 0)
@@ -149,7 +156,7 @@ cdef int make_room(Core k, const pkt_t *p) noexcept nogil:
         return -1
     if victim == NULL or k.full_policy == FULL_REFUSE:
         return 0
-    table_expect(k.table, victim)
+    expect_next(k, victim)
     return end_flow(k, victim, END_EVICTED)
 
 
@@ -210,7 +217,7 @@ cdef int end_noticed(Core k, flow_t *f, int reason) noexcept nogil:
     undo_begin(k.undo, f)
     if f.key.proto == IPPROTO_TCP:
         for side in range(2):
-            if flush(k, f, side) < 0:
+            if not (f.more == NULL and all_delivered(f, side)) and flush(k, f, side) < 0:
                 return -1
     if f.end_reason == reason and f.end[0].flags & f.end[1].flags & END_FIN_DONE:
         f.end_reason = END_FIN      # the last hole hid a FIN

@@ -34,7 +34,7 @@ cdef inline void arm_closed(Core k, flow_t *f, const pkt_t *p, int64_t when) noe
     wheel_queue(k.idle, table_slot(k.table, f), when, <uint32_t>hash, QUEUE_CLOSED)
 
 cdef inline void put_off(Core k, flow_t *f, const pkt_t *p) noexcept nogil:
-    """At the level of flows, one closed by its FINs has spoken, as a rule to acknowledge the last. Its time-out moves on, or it would
+    """At the level of flows, one closed by its FINs has spoken, as a rule to acknowledge the last. Its time-out moves on: it would
     come due for nothing. Once: whatever speaks on asks again when it is due, and fills no queue."""
     if f.end_reason == END_FIN and not f.queued & QUEUE_PUT_OFF:
         f.queued |= QUEUE_PUT_OFF

@@ -165,7 +165,7 @@ def test_grows_and_shifts_back():
         table._do("remove", key(n))
     table.invariants()
     assert table._order() == list(range(2, 20_001, 2))
-    assert table.counters()["index"] == 65_536 and table.counters()["peak"] == 20_000
+    assert table.counters()["index"] == 131_072 and table.counters()["peak"] == 20_000
 
 
 def test_churn_needs_no_memory():

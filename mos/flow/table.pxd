@@ -76,18 +76,23 @@ cdef inline void table_prefetch(const table_t *t, uint64_t hash) noexcept nogil:
     """Start to load the index line that `hash` will need; worth it some packets ahead."""
     prefetch(&t.index[<uint32_t>hash & t.mask])
 
-cdef inline const entry_t *glance(const table_t *t, uint64_t hash) noexcept nogil:
-    """The first entry with this hash's tag, of a flow's own key and near where it should be; else NULL."""
+cdef inline const entry_t *glance_at(const table_t *t, uint64_t hash) noexcept nogil:
+    """The first entry with this hash's tag, near where it should be, or the empty one that says there is none; NULL: neither."""
     cdef uint32_t tag = <uint32_t>hash
     cdef const entry_t *e = &t.index[tag & t.mask]
     cdef const entry_t *last = NULL
     if e.tag != tag:
         last = &t.index[min((tag & t.mask) + GLANCE, t.mask)]
-    while e.tag != tag:
-        if e == last or e.ref == NIL:
+    while e.tag != tag and e.ref != NIL:
+        if e == last:
             return NULL
         e += 1
-    return e if not e.ref & ALIAS_REF else NULL
+    return e
+
+cdef inline const entry_t *glance(const table_t *t, uint64_t hash) noexcept nogil:
+    """The same if it is of a flow's own key; else NULL."""
+    cdef const entry_t *e = glance_at(t, hash)
+    return e if e != NULL and not e.ref & ALIAS_REF else NULL       # NIL has that bit, too
 
 cdef inline flow_t *table_guess(const table_t *t, uint64_t hash, bint cold) noexcept nogil:
     """Whose packet that will be, once table_prefetch has had its time: its flow's first line is fetched, with its `cold` part or
@@ -114,11 +119,13 @@ cdef inline bint table_known(const flow_t *f, const key_t *k) noexcept nogil:
     """Is what was guessed the flow with this key of its own, and still there?"""
     return f != NULL and key_equal(&f.key, k) and f.last_ns != INT64_MIN
 
-cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash) noexcept nogil:
-    """The flow with this key of its own, where that takes no more than a glance; NULL: table_find_hashed knows."""
-    cdef const entry_t *e = glance(t, hash)
+cdef inline flow_t *table_peek(const table_t *t, const key_t *k, uint64_t hash, bint *none) noexcept nogil:
+    """The flow with this key of its own, where that takes no more than a glance; NULL: table_find_hashed knows, and need not be
+    asked if `none` says that no flow is called so."""
+    cdef const entry_t *e = glance_at(t, hash)
     cdef flow_t *f
-    if e == NULL:
+    none[0] = e != NULL and e.ref == NIL
+    if e == NULL or e.ref & ALIAS_REF:
         return NULL
     f = table_at(t, e.ref)
     return f if key_equal(&f.key, k) else NULL
@@ -201,18 +208,15 @@ cdef inline void table_remember(table_t *t, uint32_t slot, uint64_t hash) noexce
     """The flow in `slot`, likely to be removed next, has this hash, or one with the same low half."""
     t.expected[slot & 1].slot, t.expected[slot & 1].hash = slot, hash
 
-cdef inline void table_expect(table_t *t, const flow_t *victim) noexcept nogil:
-    """`victim` is evicted now, who stands behind it most likely next: call for what that will touch."""
-    cdef uint32_t slot = flow_cold(victim).lru_next
-    cdef uint64_t hash
-    cdef flow_t *f
-    if slot == NIL or t.flows.exact:
-        return
-    f = table_at(t, slot)
-    hash = table_hash(t, &f.key)
+cdef inline uint32_t table_behind(const table_t *t, const flow_t *victim) noexcept nogil:
+    """The slot of the flow behind one that is evicted now, which most likely is evicted next. NIL: there is none, or no need."""
+    return NIL if t.flows.exact else flow_cold(victim).lru_next
+
+cdef inline void table_expect(table_t *t, uint32_t slot, uint64_t hash) noexcept nogil:
+    """The flow in `slot` will go soon: call for what that will touch, and for the flow behind it. `hash`: as table_remember's."""
     table_remember(t, slot, hash)
     table_prefetch(t, hash)
-    slot = flow_cold(f).lru_next
+    slot = flow_cold(table_at(t, slot)).lru_next
     if slot != NIL:
         prefetch_lines(<const char *>table_at(t, slot), FLOW_BYTES)
         prefetch(flow_cold(table_at(t, slot)))

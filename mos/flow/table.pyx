@@ -21,8 +21,11 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     ALIAS_MAX = 4           # names a flow has besides its own: more translators in one chain are a mistake or a loop
     FIRST_INDEX = 4096      # entries of 8 bytes; doubles as it fills
-    LOAD_NUM = 1            # at most half full: 1,048,576 flows fit 16 index bytes each, nine of ten are found at the first
-    LOAD_DEN = 2            # or second look, and a search that finds nothing takes two and a half on average
+    # Entries a flow, at least. Half full, nine of ten are found at the first or second look, a search that finds nothing takes two
+    # and a half on average, and 1,048,576 flows take 16 bytes of index each.
+    HALF_FULL = 2
+    QUARTER_FULL = 4        # within ROOMY: such a search takes one and a half, and fewer branches are guessed wrong
+    ROOMY = HUGE // 8       # entries: one huge page, half of a second-level cache
 
 MAX_FLOWS = 1 << 20         # about 330 MB: what a small box can spare
 FLOW_LIMIT = 1 << 26        # 20 GB; keeps slots of aliases below 2**31 and leaves tag bits beyond the index's
@@ -58,7 +61,7 @@ cdef int index_resize(table_t *t, uint32_t entries) noexcept nogil:
 cdef int index_room(table_t *t, uint64_t more) noexcept nogil:
     """Make sure that `more` entries fit. -1: out of memory."""
     cdef uint64_t entries = <uint64_t>t.mask + 1
-    while (t.used + more) * LOAD_DEN > entries * LOAD_NUM:
+    while (t.used + more) * (QUARTER_FULL if entries < ROOMY else HALF_FULL) > entries:
         entries *= 2
     if entries == <uint64_t>t.mask + 1:
         return 0
@@ -349,7 +352,7 @@ cdef class FlowTable:
             f = table_next(t, f)
         assert flows == t.n_flows <= t.peak <= t.max_flows and flows == slab_used(&t.flows), "flows"
         assert names == t.n_aliases == slab_used(&t.names), "names"
-        assert used == t.used and used * LOAD_DEN <= (<uint64_t>t.mask + 1) * LOAD_NUM, "index"
+        assert used == t.used and used * HALF_FULL <= <uint64_t>t.mask + 1, "index"
 
     # For tests: keys are 44 bytes, flows are named by their key.
     def _hash(self, bytes key):
@@ -382,6 +385,7 @@ cdef class FlowTable:
 
     def _do(self, str op, bytes key):
         cdef const alias_t *via
+        cdef uint32_t slot
         cdef flow_t *f = flow_of(self, key, &via)
         assert f != NULL, "no such flow"
         if op == "touch":
@@ -389,7 +393,9 @@ cdef class FlowTable:
         elif op == "promote":
             table_promote(f)
         elif op == "expect":
-            table_expect(self.c, f)
+            slot = table_behind(self.c, f)
+            if slot != NIL:
+                table_expect(self.c, slot, table_hash(self.c, &table_at(self.c, slot).key))
         else:
             assert op == "remove", op
             table_remove(self.c, f)

@@ -26,7 +26,7 @@ cdef extern from *:
 
 cdef enum:
     MANY_DOMAINS = 2048         # of more their memory is taken as a whole, from huge pages: found at random, they miss the TLB less
-    ALL_SLOTS = 1 << 17         # of the index then: half full at the most
+    ALL_SLOTS = 1 << 18         # of the index then: a quarter full at the most, and one huge page
     HUGE = 1 << 21
     MAX_DOMAINS = 65536         # VLAN ids times a few; at some 40 bytes a path 4 MB, and 30 MB if all are the longest
     DOMAIN_OVERFLOW = 65537     # shared by all that came later: their flows may be taken for each other's

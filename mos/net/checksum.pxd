@@ -15,8 +15,11 @@ cdef extern from *:
     #else
     #define MOS_WIRE16(x) (x)
     #endif
+    /* Ones' complement addition of 64 bits, of which compilers make an add with carry. */
+    static inline uint64_t mos_around(uint64_t a, uint64_t b) { a += b; return a + (a < b); }
     """
     uint16_t wire16 "MOS_WIRE16"(uint16_t x) nogil
+    uint64_t around "mos_around"(uint64_t a, uint64_t b) nogil
 
 cdef inline uint16_t csum_fold(uint64_t sum) noexcept nogil:
     """The ones'-complement sum as 16 bits; 0 only if every word was 0."""
@@ -41,13 +44,13 @@ cdef inline uint64_t csum_range(const uint8_t *p, uint32_t n) noexcept nogil:
     return wire16(csum_fold(sum))
 
 cdef inline uint64_t csum_sum20(const uint8_t *p) noexcept nogil:
-    """Sum of 20 bytes in the byte order of this machine."""
+    """Sum of 20 bytes in the byte order of this machine: 64-bit words add up to the same modulo 0xffff (RFC 1071 2C)."""
     cdef uint64_t a, b
     cdef uint32_t c
     memcpy(&a, p, 8)
     memcpy(&b, p + 8, 8)
     memcpy(&c, p + 16, 4)
-    return (a >> 32) + <uint32_t>a + (b >> 32) + <uint32_t>b + c
+    return around(around(a, b), c)
 
 cdef inline bint csum_right(uint64_t sum) noexcept nogil:
     """Whether what has this sum, a checksum in it, adds up to 0xffff: to a multiple of it, in any byte order, and not to 0."""
@@ -61,7 +64,7 @@ cdef inline bint csum_right_bare(const uint8_t *src, const uint8_t *dst, const u
     cdef uint32_t a, b
     memcpy(&a, src, 4)
     memcpy(&b, dst, 4)
-    return csum_right(csum_sum20(tcp) + a + b + wire16(6 + 20))         # protocol and length of the pseudo header
+    return csum_right(around(csum_sum20(tcp), <uint64_t>a + b + wire16(6 + 20)))        # protocol and length of the pseudo header
 
 cdef inline uint64_t csum_pseudo(const uint8_t *src, const uint8_t *dst, uint8_t ipver, uint8_t proto,
                                  uint32_t length) noexcept nogil:

@@ -34,7 +34,6 @@ cdef struct decoder_t:
 
 cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil
 cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nogil
-cdef void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil
 cdef int decode_ahead(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
 
 cdef class Decoder:

@@ -21,8 +21,8 @@ from mos.net.siphash cimport siphash13
 from mos.net.transport cimport icmp, name_flow, tcp, udp
 from mos.net.tunnel cimport (VIA_EITHER, VIA_PORT, VIA_PROTO, ayiya, etherip, geneve, gre, gtpu, ip4_tunnels, ipip4, ipip6,
                              mpls_in_ip, path_tunnel, row_t, teredo, tunnel_fn, tunnel_t, vxlan, vxlan_gpe)
-from mos.net.usual cimport usual
-from mos.net.verify cimport CHECKSUM_VERIFY, verify_ip4, verify_plain, verify_refused, verify_transport
+from mos.net.usual cimport may_be_usual, usual
+from mos.net.verify cimport CHECKSUM_VERIFY, verify_bare, verify_ip4, verify_plain, verify_refused, verify_transport
 from mos.net.walk cimport (
     BAD_CAUSES, BAD_DEPTH, BAD_FRAGMENT_OVERLAP, MAX_STEPS, MAX_TUNNELS, PATH_VLAN, STEP_BAD, STEP_DEFRAG, STEP_END, STEP_ETHER,
     STEP_FLOW, STEP_FRAGMENT, STEP_HDLC, STEP_IP4, STEP_IP6, STEP_L4, STEP_LLC, STEP_IP, STEP_MPLS, STEP_NO_LINK, STEP_NOT_IT,
@@ -224,7 +224,7 @@ cdef void without_flow(decoder_t *d, walk_t *w, pkt_t *p, int step) noexcept nog
 
 cdef inline bint decode_plain(decoder_t *d, pkt_t *p) noexcept nogil:
     """Decode `p` if it is one of the simple packets that most are."""
-    if not plain(p, &d.broken_options) and not usual(p, &d.broken_options):
+    if not plain(p, &d.broken_options) and not (may_be_usual(p) and usual(p, &d.broken_options)):
         return False
     if d.checksum:
         verify_plain(d.checksum, p)
@@ -258,14 +258,30 @@ cdef int decode(decoder_t *d, pkt_t *p) noexcept nogil:
     if d.frags.held != NULL:
         frag_release(&d.frags)
     step = decode_walk(d, p, &w, True)
-    decode_end(d, p, &w, step)
     if step == STEP_FLOW:
         p.key.domain = domain_of(&d.domains, &w)
     return p.status
 
 
+cdef inline void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil:
+    """Fill what is known when the walk has ended, but for the domain, and count."""
+    cdef int i
+    if step == STEP_FLOW:
+        if not p.key.proto:         # plain_inside has not
+            name_flow(w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
+        if d.checksum and w.cap == w.len and not verify_bare(w.src, w.dst, w.len, p):
+            verify_transport(d.checksum, w.src, w.dst, w.len, p)
+    else:
+        without_flow(d, w, p, step)
+    if d.checksum:
+        count_checksums(d, p)
+    for i in range(w.tunnels):
+        d.by_row[w.rows[i]] += 1
+    d.by_status[p.status] += 1
+
+
 cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nogil:
-    """From header to header; how it ended. `whole` False: it ends before a fragment is taken in."""
+    """From header to header; how it ended. All is filled but the domain. `whole` False: it ends before a fragment is taken in."""
     cdef int step
     pkt_clear(p)
     p.csum = CSUM_PARTIAL if p.csum_partial else CSUM_UNKNOWN
@@ -292,24 +308,8 @@ cdef int decode_walk(decoder_t *d, pkt_t *p, walk_t *w, bint whole) noexcept nog
             return step
         else:
             step = behind_link(w, step)
+    decode_end(d, p, w, step)
     return step
-
-
-cdef void decode_end(decoder_t *d, pkt_t *p, walk_t *w, int step) noexcept nogil:
-    """Fill what is known when the walk has ended, but for the domain, and count."""
-    cdef int i
-    if step == STEP_FLOW:
-        if not p.key.proto:         # plain_inside has not
-            name_flow(w, p, p.proto == IPPROTO_TCP or p.proto == IPPROTO_UDP)
-        if d.checksum and w.cap == w.len:
-            verify_transport(d.checksum, w.src, w.dst, w.len, p)
-    else:
-        without_flow(d, w, p, step)
-    if d.checksum:
-        count_checksums(d, p)
-    for i in range(w.tunnels):
-        d.by_row[w.rows[i]] += 1
-    d.by_status[p.status] += 1
 
 
 cdef str address_text(const uint8_t *at, int n):

@@ -6,7 +6,7 @@ decoded here, and that and all behind it are decoded in their turn.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from mos.net.bytes cimport be16
-from mos.net.decode cimport decode_end, decode_walk, decoder_t
+from mos.net.decode cimport decode_walk, decoder_t
 from mos.net.domain cimport domain_again, domain_fetch, domain_intern
 from mos.net.ip cimport IP4_FRAGMENT
 from mos.net.link cimport ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, LINKTYPE_ETHERNET, is_vlan
@@ -74,7 +74,6 @@ cdef inline void decode_dressed(decoder_t *d, pkt_t *pkts, int n) noexcept nogil
         if what == DRESS_UNCLEAR or (what == DRESS_SOME and step == STEP_DEFRAG):
             n = i           # the end
         elif what == DRESS_SOME:
-            decode_end(d, x.p, &x.w, step)
             x.p.ahead = AHEAD_FLOW if step == STEP_FLOW else AHEAD_DECODED
             if step == STEP_FLOW and x.w.npath:
                 x.p.key.domain = domain_again(&d.domains, &x.w)

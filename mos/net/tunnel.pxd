@@ -262,45 +262,39 @@ cdef inline bint path_tunnel(walk_t *w, uint8_t row, const tunnel_t *t, const pk
 cdef inline void ip4_tunnels(walk_t *w, pkt_t *p, const uint8_t *by_proto, uint8_t most, uint8_t checksum) noexcept nogil:
     """Through IPv4 in IPv4 and in GRE in one go, as long as headers are of the simplest kind; at most `most` tunnels in all.
 
-    What `ip4`, `gre` and their like would do with these. The first that asks for more, or is wrong, is left to them.
+    What `ip4`, `gre` and their like would do with these. The first that asks for more, or is wrong or cut off, is left to them.
     """
     cdef const uint8_t *h = w.p
     cdef const uint8_t *last = NULL         # the header of the tunnel passed last
     cdef uint8_t *to = w.path + w.npath
-    cdef uint32_t cap = w.cap, length = w.len, tunnels = w.tunnels, total = 0, gre = 0, n
-    cdef uint64_t head, hash = w.hash, secret = w.secret
-    cdef uint8_t row, proto, bad_sum = 0
-    if w.steps + 3 * most > MAX_STEPS or w.npath + 15 * most > PATH_MAX:
+    cdef uint32_t left = w.len, tunnels = w.tunnels, total = 0, gre = 0, n
+    cdef uint64_t start, head, hash = w.hash, secret = w.secret
+    cdef uint8_t proto, row, bad_sum = 0
+    if w.cap != left or w.steps + 3 * most > MAX_STEPS or w.npath + 15 * most > PATH_MAX:
         return
-    while cap >= 28 and h[0] == 0x45 and tunnels < most:
-        proto, n = h[9], be16(h + 2)
-        row = by_proto[proto]
-        if not row or n < 28 or n > length or be16(h + 6) & IP4_FRAGMENT:
+    while left >= 28 and tunnels < most:
+        start, proto = be64(h), h[9]
+        row, n = by_proto[proto], <uint32_t>(start >> 32) & 0xffff
+        if start & (<uint64_t>0xff << 56 | IP4_FRAGMENT) != <uint64_t>0x45 << 56 or not row or n < 28 or n > left:
             break
-        row -= 1
         if proto == IPPROTO_IPIP:
-            head, n = tunnel_head(row, 0, 0, 4), 20
+            head, n = tunnel_head(row - 1, 0, 0, 4), 20
         elif proto == IPPROTO_GRE and be32(h + 20) == ETHERTYPE_IP4:
-            head, n = tunnel_head(row, 0, 0, 4), 24
-            gre += 1
+            head, n, gre = tunnel_head(row - 1, 0, 0, 4), 24, gre + 1
         elif proto == IPPROTO_GRE and be32(h + 20) == (GRE_KEY << 16 | ETHERTYPE_IP4):
-            head, n = tunnel_head(row, be32(h + 24), 1, 4), 28
-            gre += 1
+            head, n, gre = tunnel_head(row - 1, be32(h + 24), 1, 4), 28, gre + 1
         else:
             break
-        last, total = h, be16(h + 2)
         if checksum and not csum_right20(h) and (checksum == CHECKSUM_VERIFY or be16(h + 10)):
             bad_sum = CSUM_BAD_IP
-        h += n
-        length = total - n
-        cap = min(cap, total) - n
-        hash = path_mix(hash ^ head, secret ^ tunnel_entry4(to, head, last + 12))
-        to += 15
-        w.rows[tunnels] = row
-        tunnels += 1
+        hash = path_mix(hash ^ head, secret ^ tunnel_entry4(to, head, h + 12))
+        w.rows[tunnels] = row - 1
+        last, total = h, <uint32_t>(start >> 32) & 0xffff
+        h, left = h + n, total - n
+        to, tunnels = to + 15, tunnels + 1
     if last != NULL:
         p.ip, p.ipver, p.ip_len, p.proto = last, 4, total, last[9]
         p.csum |= bad_sum
         w.src, w.dst, w.proto, w.hash, w.npath = last + 12, last + 16, last[9], hash, <uint16_t>(to - w.path)
         w.steps += <uint8_t>(2 * (tunnels - w.tunnels) + gre)
-        w.p, w.cap, w.len, w.tunnels = h, cap, length, <uint8_t>tunnels
+        w.p, w.cap, w.len, w.tunnels = h, left, left, <uint8_t>tunnels

@@ -32,14 +32,16 @@ cdef inline bint usual_ip6(const pkt_t *p, walk_t *w) noexcept nogil:
     w.src, w.dst, w.proto, w.p, w.len = ip + 8, ip + 24, ip[6], ip + HEADER6, be16(ip + 4)
     return w.len != 0           # segmentation offload, or a jumbogram
 
+cdef inline bint may_be_usual(const pkt_t *p) noexcept nogil:
+    """As far as a glance tells; `usual` expects it. Apart from it, as that is one piece with whoever calls it."""
+    return p.linktype == LINKTYPE_ETHERNET and p.caplen >= ETHERNET + HEADER4 \
+        and (be16(p.frame + 12) == ETHERTYPE_IP4 or be16(p.frame + 12) == ETHERTYPE_IP6)
+
 cdef inline bint usual(pkt_t *p, uint64_t *broken_options) noexcept nogil:
     """Decode `p` if it is such a packet. False: it is to be decoded in another way, from the beginning."""
     cdef walk_t w               # only of what the transport's header asks
-    cdef uint16_t type
-    if p.linktype != LINKTYPE_ETHERNET or p.caplen < ETHERNET + HEADER4:
-        return False
-    type = be16(p.frame + 12)
-    if not (usual_udp4(p, &w) if type == ETHERTYPE_IP4 else type == ETHERTYPE_IP6 and usual_ip6(p, &w)):
+    cdef uint16_t type = be16(p.frame + 12)
+    if not (usual_udp4(p, &w) if type == ETHERTYPE_IP4 else usual_ip6(p, &w)):
         return False
     if w.p + w.len > p.frame + p.caplen or w.len < 8 or (w.proto == IPPROTO_UDP and be16(w.p + 4) != w.len):
         return False

@@ -16,6 +16,13 @@ cdef inline void verify_ip4(uint8_t mode, pkt_t *p) noexcept nogil:
         if mode == CHECKSUM_VERIFY or be16(p.ip + 10):
             p.csum |= CSUM_BAD_IP
 
+cdef inline bint verify_bare(const uint8_t *src, const uint8_t *dst, uint32_t length, pkt_t *p) noexcept nogil:
+    """What verify_transport finds of a TCP header in IPv4 without options and payload that is right: most floods are of these."""
+    if length != 20 or p.proto != IPPROTO_TCP or p.ipver != 4 or p.csum_partial or not csum_right_bare(src, dst, p.l4):
+        return False
+    p.csum &= <uint8_t>~CSUM_UNKNOWN
+    return True
+
 cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_t *dst, uint32_t length, pkt_t *p) noexcept nogil:
     """The checksum of a segment of `length` bytes that is all there."""
     cdef uint64_t pseudo = 0
@@ -23,8 +30,6 @@ cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_
     if p.csum_partial:
         return
     p.csum &= <uint8_t>~CSUM_UNKNOWN
-    if length == 20 and p.proto == IPPROTO_TCP and p.ipver == 4 and csum_right_bare(src, dst, p.l4):
-        return
     field = be16(p.l4 + (16 if p.proto == IPPROTO_TCP else 6 if p.proto == IPPROTO_UDP else 2))
     if p.proto == IPPROTO_UDP and field == 0 and p.ipver == 4:      # none was sent (RFC 768)
         return
@@ -44,9 +49,11 @@ cdef inline void verify_transport(uint8_t mode, const uint8_t *src, const uint8_
 cdef inline void verify_plain(uint8_t mode, pkt_t *p) noexcept nogil:
     """Both of a packet that is all there and has its transport right behind the addresses."""
     cdef int size = 4 if p.ipver == 4 else 16
+    cdef uint32_t length = p.ip_len - <uint32_t>(p.l4 - p.ip)
     if p.ipver == 4:
         verify_ip4(mode, p)
-    verify_transport(mode, p.l4 - 2 * size, p.l4 - size, p.ip_len - <uint32_t>(p.l4 - p.ip), p)
+    if not verify_bare(p.l4 - 2 * size, p.l4 - size, length, p):
+        verify_transport(mode, p.l4 - 2 * size, p.l4 - size, length, p)
 
 cdef inline void verify_refused(uint8_t mode, walk_t *w, pkt_t *p) noexcept nogil:
     """The checksum of a TCP segment that is refused for its lengths: it tells damage on the way from a sender's mistake."""

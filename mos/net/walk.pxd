@@ -5,6 +5,7 @@
 fit in `len` is malformed; one that fits in `len` but not in `cap` was cut off by the capture ("truncated").
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from mos.net.bytes cimport put16
 
 cdef extern from *:
     """
@@ -133,13 +134,14 @@ cdef inline uint32_t path_hash(const walk_t *w) noexcept nogil:
 
 cdef inline bint path_vlan(walk_t *w, uint16_t vid) noexcept nogil:
     """Note a VLAN. False if the path is full. VLAN 0 is a priority tag and sets nothing apart (802.1Q)."""
+    cdef uint8_t *at
     if vid == 0:
         return True
     if w.npath + 3 > PATH_MAX:
         return False
-    w.path[w.npath] = PATH_VLAN
-    w.path[w.npath + 1] = <uint8_t>(vid >> 8)
-    w.path[w.npath + 2] = <uint8_t>vid
+    at = w.path + w.npath
+    at[0] = PATH_VLAN
+    put16(at + 1, vid)
     w.npath += 3
     w.hash = path_mix(w.hash ^ (PATH_VLAN | <uint32_t>vid << 8), w.secret)
     return True

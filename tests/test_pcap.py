@@ -298,27 +298,6 @@ def test_position_size_and_close(tmp_path):
     assert list(source) == [] and source.error is None and source.linktypes == {0: 1}
 
 
-def resident():
-    """Bytes of mapped files in memory."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("RssFile:")[2].split()[0]) << 10
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="counts resident pages by Linux' /proc")
-def test_resident_memory_stays_flat(tmp_path):
-    path = tmp_path / "sparse.pcap"
-    with open(path, "wb") as file:
-        file.write(classic([]))
-        for i in range(800):
-            file.seek(24 + i * 262160)
-            file.write(struct.pack("<IIII", i, 0, 262144, 262144))
-        file.truncate(24 + 800 * 262160)
-    before = resident()
-    with open_source(path) as source:
-        assert sum(len(r.data) for r in source) == 800 * 262144
-        assert resident() - before < 64 << 20
-
-
 def walk(path):
     records = []
     try:

@@ -1,5 +1,6 @@
 """Reading captures from a mapped file, a descriptor or a Python object."""
 from libc.stdint cimport int64_t, uint8_t
+from mos.io.pages cimport pages_t
 from mos.io.parse cimport parse_t, reader_t
 from mos.io.port cimport Port
 from mos.io.turns cimport turn_t, turns_t
@@ -13,10 +14,7 @@ cdef class Source(Port):
     cdef bint whole         # nothing comes after r.end
     cdef uint8_t *buf       # streaming buffer, or NULL
     cdef size_t room
-    cdef uint8_t *map       # mapped file, or NULL
-    cdef size_t map_size
-    cdef size_t dropped     # pages up to here were let go
-    cdef size_t mapped      # and those up to here asked for
+    cdef pages_t pages      # of the mapped file, which is r.base then
     cdef int saved_errno
     cdef turn_t turn        # where this worker is in what all of them read
     cdef turns_t *turns     # that, or NULL
@@ -41,5 +39,3 @@ cdef class Source(Port):
     cdef int64_t read_fd(self, uint8_t *p, size_t n) noexcept nogil
     cdef int64_t read_object(self, uint8_t *p, size_t n) noexcept with gil
     cdef bint interrupted(self) noexcept with gil
-    cdef void let_go(self) noexcept nogil
-    cdef void go_ahead(self) noexcept nogil

@@ -11,8 +11,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
-from posix.mman cimport (MADV_DONTNEED, MADV_SEQUENTIAL, MAP_FAILED, MAP_PRIVATE, PROT_READ, madvise, mmap,
-                         munmap)
+from posix.mman cimport MADV_SEQUENTIAL, MAP_FAILED, MAP_PRIVATE, PROT_READ, madvise, mmap, munmap
 from posix.unistd cimport close, read
 
 import os
@@ -21,19 +20,12 @@ from weakref import WeakSet
 
 from mos.errors import CaptureError, MosError
 from mos.io.aside cimport aside_begin, aside_t, aside_take_back
+from mos.io.pages cimport pages_ahead, pages_behind
 from mos.io.parse cimport (WHY_BLOCK, WHY_BYTE_ORDER, WHY_CUT, WHY_ERRNO, WHY_FAILURE, WHY_IFACE, WHY_MANY, WHY_MEMORY,
                            WHY_NOT, WHY_OPTION, WHY_TOO_LONG, WHY_TRAILER, WHY_TSRESOL, WHY_VERSION, damage,
                            open_classic, parse_blocks, parse_classic, usual)
 from mos.io.scout cimport scout_start
 from mos.io.turns cimport NAPS, WAITING, nap, turns_end, turns_leave, turns_start, turns_t, turns_take
-
-cdef extern from *:
-    """
-    #ifndef MADV_POPULATE_READ
-    #define MADV_POPULATE_READ 22
-    #endif
-    """
-    int MADV_POPULATE_READ
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -46,11 +38,6 @@ cdef extern from "<poll.h>" nogil:
 cdef enum:
     # Several batches of full-size frames, and longer than any ordinary record, so that it seldom has to grow.
     BUFFER = 1 << 20
-    # Mapped pages kept behind the reader: far more than a batch, and few enough system calls to cost nothing.
-    WINDOW = 16 << 20
-    # And those mapped ahead of it in one go: cheaper than faults, 16 pages each, and what is called for before it is read does
-    # not come from a page that is not there. Half of them are more than two batches of full frames.
-    AHEAD = 1 << 20
 
 MAGICS = frozenset((b"\xa1\xb2\xc3\xd4", b"\xa1\xb2\x3c\x4d", b"\xa1\xb2\xcd\x34"))
 
@@ -78,7 +65,7 @@ _sources = WeakSet()
 
 def is_mapped(device, inode):
     """Whether a file is being read through a mapping: truncating it would kill the process (SIGBUS)."""
-    return any((<Source>s).map != NULL and (<Source>s).inode == (device, inode) for s in _sources)
+    return any((<Source>s).pages.map != NULL and (<Source>s).inode == (device, inode) for s in _sources)
 
 
 cdef class Source:
@@ -104,7 +91,7 @@ cdef class Source:
         """The file in a malloc of its own size, for AddressSanitizer: behind a mapped one comes the rest of a page."""
         data = os.pread(self.fd, size, 0)
         self.start_buffer(data, size)
-        self.map_size, self.whole = size, True
+        self.pages.size, self.whole = size, True
         return True
 
     cdef bint map_file(self) except -1:
@@ -118,9 +105,9 @@ cdef class Source:
         if p == MAP_FAILED:             # no address space left, or a file system without mappings
             return False
         madvise(p, size, MADV_SEQUENTIAL)
-        self.map, self.map_size, self.whole = <uint8_t *>p, size, True
-        self.r.base = self.r.cur = self.map
-        self.r.end = self.map + size
+        self.pages.map, self.pages.size, self.whole = <uint8_t *>p, size, True
+        self.r.base = self.r.cur = self.pages.map
+        self.r.end = self.pages.map + size
         self.stays_from, self.stays_to, self.lends = self.r.base, self.r.end, True
         self.inode = info.st_dev, info.st_ino
         _sources.add(self)
@@ -177,9 +164,8 @@ cdef class Source:
         if self.turn.all != NULL:
             return self.take_turns(pkts, n)
         while not self.r.why:
-            if self.map != NULL:
-                self.let_go()
-                self.go_ahead()
+            pages_behind(&self.pages, self.r.cur - self.r.base)
+            pages_ahead(&self.pages, self.r.cur - self.r.base)
             before = self.r.cur
             got = self.parse(&self.r, pkts, n)
             if got == 0 and self.aside != NULL:
@@ -210,7 +196,7 @@ cdef class Source:
     def split(self):
         """Have processes that are forked from now on share one reading, if they share the packets. False: this capture has to be
         opened, and read, by each: it is no file, or no pcap."""
-        if self.map_size and self.parse == parse_classic and self.turns == NULL:
+        if self.pages.size and self.parse == parse_classic and self.turns == NULL:
             self.turns = turns_start()
         return self.turns != NULL
 
@@ -222,15 +208,15 @@ cdef class Source:
     cdef int take_turns(self, pkt_t *pkts, int n) noexcept nogil:
         """As recv_batch, of what all workers read. It waits for others only with nothing in hand, and tells so before it sleeps,
         and again now and then, to notice that nobody listens any more."""
-        cdef int naps = 0, got = turns_take(&self.turn, &self.r, self.fd, pkts, n, self.aside)
+        cdef int naps = 0, got
+        pages_behind(&self.pages, self.r.cur - self.r.base)
+        got = turns_take(&self.turn, &self.r, &self.pages, self.fd, pkts, n, self.aside)
         while got == WAITING:
             if naps % NAPS == 0 and not self.tell_waiting():
                 return -1
             naps += 1
             nap()
-            got = turns_take(&self.turn, &self.r, self.fd, pkts, n, self.aside)
-        if self.map != NULL:
-            self.let_go()
+            got = turns_take(&self.turn, &self.r, &self.pages, self.fd, pkts, n, self.aside)
         if got == 0:
             got = aside_take_back(self.aside, pkts)
         if got == 0 and not self.r.why:
@@ -251,21 +237,6 @@ cdef class Source:
         """The input ended where `need` bytes were due, unless reading it failed."""
         if not self.r.why:
             damage(&self.r, WHY_CUT, self.r.end - self.r.cur, self.r.need)
-
-    cdef void let_go(self) noexcept nogil:
-        """Unmap the pages behind, a window at a time: resident memory stays flat however long the file."""
-        cdef size_t at = (self.r.cur - self.map) & ~<size_t>4095
-        if self.r.cur != NULL and at - self.dropped >= WINDOW:      # else it is closed, and lent
-            madvise(self.map + self.dropped, at - self.dropped, MADV_DONTNEED)
-            self.dropped = at
-
-    cdef void go_ahead(self) noexcept nogil:
-        """Map pages before they are read. Where the kernel cannot (Linux before 5.14), they are mapped as they are read."""
-        cdef size_t at = self.r.cur - self.map
-        if self.r.cur != NULL and self.mapped < self.map_size and at + AHEAD // 2 > self.mapped:
-            self.mapped = max(self.mapped, at & ~<size_t>4095)
-            madvise(self.map + self.mapped, min(<size_t>AHEAD, self.map_size - self.mapped), MADV_POPULATE_READ)
-            self.mapped += AHEAD
 
     cdef bint refill(self) noexcept nogil:
         """Have at least r.need bytes from r.cur on. False: there are no more, or r.why says what failed."""
@@ -398,12 +369,12 @@ cdef class Source:
     @property
     def progress(self):
         """(bytes taken, bytes in all) of the input as it is stored, compressed or not; in all is 0 if unknown (a stream)."""
-        return self.reader.progress() if hasattr(self.reader, "progress") else (self.position, self.map_size)
+        return self.reader.progress() if hasattr(self.reader, "progress") else (self.position, self.pages.size)
 
     @property
     def size(self):
         """Bytes in all, 0 if unknown (a stream)."""
-        return self.map_size
+        return self.pages.size
 
     @property
     def interfaces(self):
@@ -448,9 +419,9 @@ cdef class Source:
         Idempotent."""
         self.r.cur = self.r.end = self.r.base = self.scout.at = NULL
         self.scout.step = 0
-        if self.map != NULL and not self.lent:
-            munmap(self.map, self.map_size)
-            self.map = NULL
+        if self.pages.map != NULL and not self.lent:
+            munmap(self.pages.map, self.pages.size)
+            self.pages.map = NULL
         free(self.buf)
         self.buf = NULL
         if self.owns_fd and self.fd >= 0:
@@ -460,8 +431,8 @@ cdef class Source:
         self.fd, self.whole, self.reader = -1, True, None
 
     def __dealloc__(self):
-        if self.map != NULL:
-            munmap(self.map, self.map_size)
+        if self.pages.map != NULL:
+            munmap(self.pages.map, self.pages.size)
         if self.owns_fd and self.fd >= 0:
             close(self.fd)
         if self.turns != NULL:

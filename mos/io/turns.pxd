@@ -12,7 +12,9 @@ that died is noticed.
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MIN, UINT64_MAX, int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from mos.io.aside cimport OWN, aside_next, aside_t
+from mos.io.pages cimport pages_ahead, pages_t
 from mos.io.parse cimport LENGTHS_PLAIN, WHY_CUT, WHY_ERRNO, WHY_NOT, damage, parse_classic, rd32, reader_t
+from mos.io.scout cimport call_ahead
 from mos.net.packet cimport AHEAD_NOT, pkt_t, prefetch
 from mos.net.shard cimport SHARD_UNKNOWN, shard_plain
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap
@@ -57,9 +59,6 @@ cdef enum:
     RECORDS = 4096          # in a slot: there are about as many frames of 60 bytes
     SLOTS = 32              # 11 MB, if all are in use; 80,000 small packets, six milliseconds of two workers' time
     LONG = 512              # records longer than that on average are not copied, but mapped by each: workers do so side by side
-    MAPPED = 256            # of those in a slot at most
-    FAR = 1 << 20           # and bytes, where the last begins
-    PARSED = 32             # records parsed at a time
     LEAD = 2                # slots to be read ahead of everybody, so that nobody waits for who is reading
     READERS = 64            # workers: MOST of mos.workers
     EVERYONE = 255          # slot_t.who: it takes decoding to tell
@@ -123,10 +122,12 @@ cdef inline void slot_usual(slot_t *s, reader_t *r, uint32_t workers) noexcept n
     cdef const uint8_t *end = r.end
     cdef uint32_t cap, most = r.ifaces.max_caplen, header = r.header, fraction = r.fraction, n = s.n
     k.linktype = r.ifaces.linktype
-    while n < RECORDS and end - p >= header:
+    while n < RECORDS and p - base < SLOT and end - p >= header:
         cap = rd32(p + 8, False)
         if cap > most or end - p - header < <int64_t>cap:
             break
+        if s.mapped:        # what was copied is in the cache
+            call_ahead(&r.trail, p, p + header + cap)
         k.frame, k.caplen, k.wirelen = p + header, cap, rd32(p + 12, False)
         k.ts = <int64_t>rd32(p, False) * 1000000000 + <int64_t>rd32(p + 4, False) * fraction
         slot_enter(s, n, &k, <uint32_t>(p - base), workers)
@@ -135,30 +136,25 @@ cdef inline void slot_usual(slot_t *s, reader_t *r, uint32_t workers) noexcept n
     r.cur, s.n = p, n
 
 cdef inline void slot_walk(slot_t *s, reader_t *r, uint32_t workers) noexcept nogil:
-    """Enter what is whole from r.cur on, up to RECORDS in all. With fewer r.need or r.why says what comes then."""
+    """Enter what is whole from r.cur on, up to RECORDS that begin in SLOT bytes. With fewer r.need or r.why says what comes then."""
     cdef pkt_t k
+    r.need = 0
     if not r.swap and r.lengths == LENGTHS_PLAIN:
         slot_usual(s, r, workers)
-    while s.n < RECORDS and parse_classic(r, &k, 1):
+    while s.n < RECORDS and r.cur - r.base < SLOT and parse_classic(r, &k, 1):
         slot_enter(s, s.n, &k, <uint32_t>(k.frame - r.base) - r.header, workers)
         s.n += 1
     s.place[s.n] = <uint32_t>(r.cur - r.base)
 
-cdef inline void slot_map(slot_t *s, const reader_t *whole, reader_t *r, uint32_t most, uint32_t workers) noexcept nogil:
-    """Up to `most` records that stay where they are: they are long, one may be longer than a slot."""
-    cdef pkt_t pkts[PARSED]
-    cdef int i, n = 1
-    r.start, r.base = s.start, whole.base + s.start
-    r.cur, r.end = r.base, whole.end
+cdef inline void slot_map(slot_t *s, const reader_t *whole, reader_t *r, pages_t *pages, uint32_t workers) noexcept nogil:
+    """Enter records that stay where they are: they are long, one may be longer than a slot."""
+    r.base = r.cur = whole.base + s.start
+    r.end = whole.end
     s.mapped = True
-    while n and s.n < most and r.cur - r.base < FAR:
-        n = parse_classic(r, pkts, min(<int>PARSED, <int>(most - s.n)))
-        for i in range(n):
-            slot_enter(s, s.n, &pkts[i], <uint32_t>(pkts[i].frame - r.base) - r.header, workers)
-            s.n += 1
-    s.place[s.n] = <uint32_t>(r.cur - r.base)
+    pages_ahead(pages, s.start)
+    slot_walk(s, r, workers)
     s.last = r.cur == r.end
-    if n == 0 and not r.why and not s.last:
+    if r.need and not r.why and not s.last:
         damage(r, WHY_CUT, r.end - r.cur, r.need)
 
 cdef inline int64_t slot_fill(slot_t *s, int fd, uint64_t size) noexcept nogil:
@@ -177,7 +173,7 @@ cdef inline int64_t slot_fill(slot_t *s, int fd, uint64_t size) noexcept nogil:
 cdef inline slot_t *slot_of(turns_t *t, uint64_t seq) noexcept nogil:
     return &t.slot[t.where[seq % SLOTS]]
 
-cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, int fd, uint32_t workers) noexcept nogil:
+cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, pages_t *pages, int fd, uint32_t workers) noexcept nogil:
     """Read what comes after the slot before. `whole`: all of the capture, mapped; `cur` was where its packets begin."""
     cdef reader_t r = whole[0]
     cdef const slot_t *before = slot_of(t, t.ready - 1)
@@ -195,7 +191,7 @@ cdef inline void slot_read(turns_t *t, slot_t *s, const reader_t *whole, int fd,
         if s.last and not r.why and s.start + s.place[s.n] < size:
             damage(&r, WHY_ERRNO if s.saved_errno else WHY_CUT, r.end - r.cur, r.need)
     if long or rest and not r.why and s.n == 0:
-        slot_map(s, whole, &r, MAPPED if long else 1, workers)
+        slot_map(s, whole, &r, pages, workers)
     s.why, s.at, s.got, s.limit = r.why, r.at, r.got, r.limit
     s.last |= r.why != WHY_NOT
 
@@ -212,7 +208,7 @@ cdef inline int turns_room(turns_t *t, uint32_t workers) noexcept nogil:
             return i
     return -1
 
-cdef inline void turns_read(turn_t *m, const reader_t *whole, int fd) noexcept nogil:
+cdef inline void turns_read(turn_t *m, const reader_t *whole, pages_t *pages, int fd) noexcept nogil:
     """Read a slot, unless another worker does, or there is no room, or nothing left."""
     cdef turns_t *t = m.all
     cdef int room, rc = lock_try(&t.reading)
@@ -222,21 +218,21 @@ cdef inline void turns_read(turn_t *m, const reader_t *whole, int fd) noexcept n
         return
     room = -1 if t.ready and slot_of(t, t.ready - 1).last else turns_room(t, m.workers)
     if room >= 0:
-        slot_read(t, &t.slot[room], whole, fd, m.workers)
+        slot_read(t, &t.slot[room], whole, pages, fd, m.workers)
         t.until[room], t.where[t.ready % SLOTS] = t.ready + 1, <uint8_t>room
         show(&t.ready, t.ready + 1)
     lock_leave(&t.reading)
 
-cdef inline bint turns_next(turn_t *m, const reader_t *whole, int fd) noexcept nogil:
+cdef inline bint turns_next(turn_t *m, const reader_t *whole, pages_t *pages, int fd) noexcept nogil:
     """The slot in hand is read. Looks for a while."""
     cdef int _
     if see(&m.all.ready) < m.seq + LEAD:
-        turns_read(m, whole, fd)
+        turns_read(m, whole, pages, fd)
     for _ in range(SPIN):
         if see(&m.all.ready) > m.seq:
             break
         breathe()
-        turns_read(m, whole, fd)
+        turns_read(m, whole, pages, fd)
     return see(&m.all.ready) > m.seq
 
 cdef inline void slot_packet(const slot_t *s, uint32_t j, const reader_t *whole, pkt_t *p) noexcept nogil:
@@ -269,15 +265,17 @@ cdef inline int turn_own(turn_t *m, const slot_t *s, const reader_t *whole, pkt_
     m.at = at
     return i
 
-cdef inline int turns_take(turn_t *m, reader_t *r, int fd, pkt_t *pkts, int n, aside_t *a) noexcept nogil:
+cdef inline int turns_take(turn_t *m, reader_t *r, pages_t *pages, int fd, pkt_t *pkts, int n, aside_t *a) noexcept nogil:
     """Up to n packets of one slot that the worker takes, or WAITING. What the batch before had is let go."""
     cdef const slot_t *s
     cdef int i = 0
     show(&m.all.through[m.worker][0], m.seq)
     while a.n == 0 and not m.over:
-        if not turns_next(m, r, fd):
+        if not turns_next(m, r, pages, fd):
             return WAITING
         s = slot_of(m.all, m.seq)
+        if s.mapped:
+            pages_ahead(pages, s.start + s.place[m.at])
         if m.at < s.n:
             i = turn_own(m, s, r, pkts, n, a)
         r.packets, r.cur = s.first + m.at, r.base + s.start + s.place[m.at]

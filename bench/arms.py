@@ -124,8 +124,12 @@ def calls(programs):
 
 
 def workers():
-    """One capture, two processes: wall time counts."""
-    return [ours("volume, 2 workers", capture, (*mos("volume"), "--workers", "2"), "workers") for capture in ("small", "churn")]
+    """One capture, two processes: wall time counts. And two runs that have nothing to do with each other: what the machine has for
+    two."""
+    twice = ("sh", "-c", '"$@" >/dev/null 2>&1 & "$@" && wait $!', "sh", *mos("volume"))
+    return [arm for capture in ("small", "churn") for arm in (
+        ours("volume, 2 workers", capture, (*mos("volume"), "--workers", "2"), "workers"),
+        Arm("volume, two runs", capture, twice, "two", "stderr", ("workers",)))]
 
 
 def everything(programs):

@@ -154,9 +154,10 @@ def worker_bars(r):
     out = []
     for capture in ("small", "churn"):
         one, two = r.get(capture, "volume"), r.get(capture, "volume, 2 workers")
-        both = None not in (one, two)
+        both, runs = None not in (one, two), r.get(capture, "volume, two runs")
+        bound = f"; two runs at once: {2 * one.wall / runs.wall:.2f}" if both and runs is not None else ""
         out.append(Bar(f"2 workers, wall time, {capture}", one.wall / two.wall if both else None, 1.7,
-                       note=f"{one.least_wall / two.least_wall:.2f} by the least of each" if both else ""))
+                       note=f"{one.least_wall / two.least_wall:.2f} by the least of each{bound}" if both else ""))
     return out
 
 

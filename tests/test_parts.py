@@ -1,6 +1,7 @@
 """What workers write becomes one file, in order, while they write it, whatever becomes of them."""
 import os
 import subprocess
+from collections import Counter
 
 import pytest
 from command import MOS, PCAPS
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from mos.io.writer import Writer
 from source_tree import ROOT
 
+from mos.errors import CaptureError
 from mos.io.source import open_source
 
 
@@ -129,3 +131,44 @@ def test_a_full_disk_ends_the_run_with_a_word(tmp_path, limit):
     size = (PCAPS / "http_two.pcap").stat().st_size
     assert size > 9000 and ran.returncode == 1
     assert ran.stderr.startswith(f"mos: cannot write {tmp_path / 'x.pcap'}: File too large; the last of ")
+
+
+FRAGMENT = bytes(12) + b"\x08\x00" + bytes.fromhex("4500 0024 0001 2000 4011 0000 0a4d0001 0a4d0002") + bytes(16)
+WHOLE = FRAGMENT[:20] + b"\0\0" + FRAGMENT[22:]
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Of two workers, both of which had the fragment."""
+    path = tmp_path / "in.pcapng"
+    with Writer.recorder(path, "inline", ["a", "b"], 2) as writer:
+        writer.split(2)
+        in_part(writer, 0, *at(1, FRAGMENT), *at(2, WHOLE))
+        in_part(writer, 1, *at(1, FRAGMENT), *at(3, WHOLE + b"1"))
+        writer.gather(rest=True)
+    return path.read_bytes()
+
+
+def taken(data, *only):
+    with open_source(data) as source:
+        return [(record.number, record.data) for record in (source.only(*only) if only else source)]
+
+
+def test_each_has_what_it_had_and_other_programs_see_a_fragment_once(recording):
+    assert taken(recording) == [(1, FRAGMENT), (2, WHOLE), (3, WHOLE + b"1")]
+    assert taken(recording, 0, 2) == [(2, FRAGMENT), (4, WHOLE)]
+    assert taken(recording, 1, 2) == [(3, FRAGMENT), (5, WHOLE + b"1")]
+    with open_source(recording) as source:
+        assert source.recorded == "inline" and source.recorded_workers == 2
+
+
+def test_a_damaged_recording_gives_packets_or_says_where_it_is_damaged(recording):
+    """Each byte with other values, and an end anywhere: what is read lies within the input (under `make sanitize` exactly)."""
+    told = Counter()
+    for i, byte in enumerate(recording):
+        for changed in (recording[:i], *(recording[:i] + bytes((v,)) + recording[i + 1:] for v in (0, 0x7f, 0xff, byte ^ 8))):
+            try:
+                told[len(taken(changed, 1, 2))] += 1
+            except CaptureError as e:
+                told[f"after {e.packets}"] += 1
+    assert told["after 0"] and told["after 1"] and told[2] > told[1] > 0

@@ -1,6 +1,6 @@
 """What attacks cost: CPU time per packet over that of ordinary traffic, memory at its peak against its cap, who survives.
 
-    hostile.py                          all attacks, 200,000 packets each, five pairs of runs (the flood of the hash 25)
+    hostile.py                          all attacks, 200,000 packets each, five pairs of runs, or 25 where they do not agree
     hostile.py --only syn_flood,nested --packets 50000 --rounds 9 --json
 
 Captures are made, from a seed, before anything is timed. A pair is one run over ordinary traffic and one over the attack, each
@@ -335,7 +335,8 @@ def text(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packets", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=5, help=f"pairs of runs; up to {TIGHT} times as many while some are within the bar and some are not")
+    parser.add_argument("--rounds", type=int, default=5,
+                        help=f"pairs of runs; up to {TIGHT} times as many while some are within the bar and some are not")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", metavar="NAME,…", help=", ".join(ATTACKS))
     parser.add_argument("--narrow", action="store_true", help="against TCP over IPv4 without options alone")

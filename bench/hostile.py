@@ -141,19 +141,16 @@ def flooded(n):
 
 
 def colliding(rng, count, key=KNOWN_KEY):
-    """(address, port) of `count` clients whose flows to port 80 of the server all start to be looked for in 16 entries."""
-    table, found = FlowTable(hash_key=key), []
-    window = 16
-    entries = 4096
-    while entries * 5 < (count + 64) * 8:
-        entries *= 2
+    """(address, port) of `count` clients whose flows to port 80 of the server are all looked for in one 256th of the index."""
+    table, found = FlowTable(hash_key=key, reserve=count + 64), []
+    entries = table.counters()["index"]
     server = attacks.SERVER.to_bytes(4, "big") + bytes(12)
     tail = bytes([6, 4]) + bytes(6)
     while len(found) < count:
         src, sport = attacks.client(rng)
         low = src.to_bytes(4, "big") + bytes(12)
         raw = low + server + sport.to_bytes(2, "little") + (80).to_bytes(2, "little") + tail
-        if table._hash(raw) & (entries - 1) < window:
+        if table._hash(raw) & (entries - 1) < entries // 256:
             found.append((src, sport))
     return found
 
